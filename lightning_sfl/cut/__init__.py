@@ -1,0 +1,1 @@
+"""Cutting a module in two: find, verify, pass, halt and inject."""

@@ -1,0 +1,221 @@
+"""The three modes of the hook on a cut module: pass, halt and inject.
+
+pass    one forward for both sides: the smashed data go through a carrier (the link) as one autograd operation, and the
+        cut gradient goes through it on its way back.
+halt    a client alone: the program stops at the cut; the client calls backward later with the cut gradient.
+inject  the server alone: what ran before the cut is replaced by its shape, private inputs are blank, and the cut module
+        returns what was received.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from lightning_sfl.cut.batch import named_tensors, replace_tensors
+from lightning_sfl.cut.errors import CutError
+from lightning_sfl.cut.split import Split
+from lightning_sfl.cut.stub import replaced_forward, stubbed
+from lightning_sfl.random_state import RandomState
+
+
+class Carrier(Protocol):
+    """What takes tensors across the cut."""
+
+    def up(self, smashed: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Take the smashed data to the server and return what arrives there."""
+        ...
+
+    def down(self, cut_gradient: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """Take the cut gradient to the client and return what arrives; None where nothing depends on a tensor."""
+        ...
+
+
+class _Cross(torch.autograd.Function):
+    """Crossing the cut, as one operation: forward up the link, backward down it."""
+
+    @staticmethod
+    def forward(ctx: Any, carrier: Carrier, *smashed: Tensor) -> tuple[Tensor, ...]:
+        ctx.carrier = carrier
+        ctx.set_materialize_grads(False)
+        # A detached alias, so that an in-place operation behind the cut is recorded behind this one.
+        return tuple(tensor.detach() for tensor in carrier.up(smashed))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (None, *ctx.carrier.down(grads))
+
+
+class PassHook:
+    """The hook in pass mode, on one module, for one training step at a time.
+
+    Args:
+        module: The whole module.
+        cut: Name of the cut module.
+        smashed: Places of the crossing tensors in the cut module's flattened output; None for all of them, in
+            a step that is watched to find out.
+    """
+
+    def __init__(self, module: nn.Module, cut: str, smashed: Sequence[int] | None) -> None:
+        self.cut = cut
+        self.smashed = None if smashed is None else tuple(smashed)
+        self._module = module.get_submodule(cut)
+        self._carrier: Carrier | None = None
+        self._visits = 0
+
+    @contextmanager
+    def forward(self, carrier: Carrier) -> Iterator[None]:
+        """Everything the cut module returns in this context goes through ``carrier``.
+
+        The context holds the forward pass alone: a recomputation during the backward pass (gradient checkpointing)
+        finds the hook gone, so nothing crosses twice.
+        """
+        self._carrier, self._visits = carrier, 0
+        handle = self._module.register_forward_hook(self._hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._carrier = None
+
+    def check_visits(self) -> None:
+        """Raise a CutError unless the last forward visited the cut module exactly once with gradients enabled."""
+        if self._visits != 1:
+            raise CutError(
+                f"cut={self.cut!r}: this step visited the module {self._visits} times with gradients enabled; a cut is"
+                " a module visited once."
+            )
+
+    def _hook(self, _module: nn.Module, _inputs: object, output: object) -> object:
+        if not torch.is_grad_enabled() or self._carrier is None:
+            return output
+        self._visits += 1
+        if self._visits > 1:
+            return output  # counted, to be refused when the step has ended
+        leaves, spec = tree_flatten(output)
+        places = self.smashed if self.smashed is not None else _tensor_places(leaves)
+        if not places:
+            raise CutError(
+                f"cut={self.cut!r}: the output of this module holds no tensor that could cross to the server."
+            )
+        for place, tensor in zip(places, _Cross.apply(self._carrier, *(leaves[p] for p in places)), strict=True):
+            leaves[place] = tensor
+        return tree_unflatten(leaves, spec)
+
+
+def _tensor_places(leaves: Sequence[object]) -> tuple[int, ...]:
+    return tuple(place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+
+
+class CutReached(BaseException):
+    """Raised in halt mode when the cut module returns."""
+
+    def __init__(self, smashed: tuple[Tensor, ...]) -> None:
+        super().__init__("the cut was reached")
+        self.smashed = smashed
+
+
+@dataclasses.dataclass(frozen=True)
+class Halted:
+    """A client's half of a step, stopped at the cut.
+
+    Attributes:
+        smashed: The crossing tensors, with the client's autograd graph.
+        random_state: Torch's random state at the cut.
+    """
+
+    smashed: tuple[Tensor, ...]
+    random_state: RandomState
+
+    def backward(self, cut_gradient: Sequence[Tensor | None]) -> None:
+        """Finish the client's half: backpropagate the cut gradient into the client's parameters."""
+        pairs = [
+            (tensor, grad)
+            for tensor, grad in zip(self.smashed, cut_gradient, strict=True)
+            if grad is not None and tensor.requires_grad
+        ]
+        if pairs:
+            torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
+
+
+def halt(module: nn.Module, split: Split, step: Callable[[], object]) -> Halted:
+    """Run the client's half of ``step`` alone.
+
+    Args:
+        module: The whole module.
+        split: The split; its cut says where to stop.
+        step: Runs the training step on the client's batch.
+
+    Raises:
+        CutError: The step ended without visiting the cut module.
+    """
+
+    def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+        if torch.is_grad_enabled():
+            leaves = tree_flatten(output)[0]
+            raise CutReached(tuple(leaves[place] for place in split.smashed))
+
+    handle = module.get_submodule(split.cut).register_forward_hook(hook)
+    try:
+        step()
+    except CutReached as reached:
+        return Halted(reached.smashed, RandomState.capture())
+    finally:
+        handle.remove()
+    raise CutError(f"cut={split.cut!r}: the training step ended without visiting this module.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Injected:
+    """The server's half of a step.
+
+    Attributes:
+        output: What the step returned.
+        received: The received tensors, leaves of the server's graph; their ``grad`` is the cut gradient after backward.
+    """
+
+    output: Any
+    received: tuple[Tensor, ...]
+
+
+def inject(
+    module: nn.Module,
+    split: Split,
+    step: Callable[[Any], Any],
+    batch: Any,
+    smashed: Sequence[Tensor],
+    *,
+    random_state: RandomState | None = None,
+) -> Injected:
+    """Run the server's half of ``step`` alone, on what was received.
+
+    Args:
+        module: The whole module; weights the client owns are not read.
+        split: The split at hand.
+        step: Runs the training step on a batch.
+        batch: A batch of the right structure and shapes. What does not cross is blanked here, whatever it holds.
+        smashed: The received tensors, in the order of ``split.smashed``.
+        random_state: Torch's random state at the client's halt, to be continued from the cut on; None lets the server
+            draw its own, equal in distribution.
+    """
+    blank = {name: torch.zeros_like(tensor) for name, tensor in named_tensors(batch).items() if name in split.private}
+    received = tuple(
+        tensor.detach().requires_grad_(tensor.is_floating_point() or tensor.is_complex()) for tensor in smashed
+    )
+
+    def cut_forward(*_args: object, **_kwargs: object) -> object:
+        if random_state is not None:
+            random_state.restore()
+        # Cloned, since the program may go on to write in place what a leaf must not have written.
+        tensors: Mapping[int, Tensor] = {
+            place: tensor.clone() for place, tensor in zip(split.smashed, received, strict=True)
+        }
+        return split.form.fill(tensors)
+
+    with stubbed(module, split.stubs), replaced_forward(module.get_submodule(split.cut), cut_forward):
+        output = step(replace_tensors(batch, blank))
+    return Injected(output, received)

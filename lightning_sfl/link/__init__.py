@@ -1,0 +1,1 @@
+"""The link: everything that crosses between clients and server is a message on it."""

@@ -1,0 +1,168 @@
+"""The message log: what crossed the link, kept in memory or on disk, and the truth file beside it.
+
+The log holds messages alone. Which records of the data set a message came from is written to a place of its own, the
+truth, with which an audit scores and which no attack is ever handed.
+
+    DIRECTORY/messages/round_000012/00000345.safetensors     one file per message, its very bytes on the wire
+    DIRECTORY/truth/round_000012.jsonl                       one line per message that stems from records
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from lightning_sfl.link.message import Message, MessageKind
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """Which records a message was computed from: a client, and places in the training set."""
+
+    client: int
+    indices: tuple[int, ...]
+
+
+class MessageSource(Protocol):
+    """Where messages can be read again: a log, in memory or on disk."""
+
+    def messages(self, *, kinds: Sequence[MessageKind] | None = None, client: int | None = None) -> Iterator[Message]:
+        """The messages of these kinds and of this client, in the order in which they were sent."""
+        ...
+
+
+class MessageLog:
+    """A log of messages.
+
+    Args:
+        directory: Where to keep it; None keeps it in memory. It must not hold a log yet.
+        keep_rounds: How many of the last rounds to keep; None keeps all.
+
+    Raises:
+        ValueError: ``keep_rounds`` is below 1, or the directory holds a log already.
+    """
+
+    def __init__(self, directory: str | Path | None = None, *, keep_rounds: int | None = None) -> None:
+        if keep_rounds is not None and keep_rounds < 1:
+            raise ValueError(
+                f"keep_rounds={keep_rounds} is not accepted: give an integer of at least 1, or None for all."
+            )
+        self.directory = None if directory is None else Path(directory)
+        self.keep_rounds = keep_rounds
+        self._rounds: dict[int, list[Message]] = {}
+        self._truth: dict[int, dict[int, Origin]] = {}
+        if self.directory is not None and any((self.directory / part).exists() for part in ("messages", "truth")):
+            raise ValueError(
+                f"directory={str(self.directory)!r} holds a message log already. Read it with MessageLog.open, or"
+                " give an empty or new directory."
+            )
+
+    @classmethod
+    def open(cls, directory: str | Path) -> "MessageLog":
+        """Open a log that a run left behind, for reading.
+
+        Raises:
+            ValueError: There is no log in this directory.
+        """
+        if not (Path(directory) / "messages").is_dir():
+            raise ValueError(f"directory={str(directory)!r} holds no message log (it has no folder named messages).")
+        log = cls()
+        log.directory = Path(directory)
+        return log
+
+    def is_empty(self) -> bool:
+        """Whether it holds no message."""
+        return next(self._all(), None) is None
+
+    def append(self, message: Message, origin: Origin | None = None) -> None:
+        """Keep a message. Its tensors are copied, so they may go on to change."""
+        if self.directory is None:
+            kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in message.tensors.items()}
+            self._rounds.setdefault(message.round, []).append(dataclasses.replace(message, tensors=kept))
+            if origin is not None:
+                self._truth.setdefault(message.round, {})[message.number] = origin
+        else:
+            self._write(message, origin)
+        self._forget_before(message.round)
+
+    def save(self, directory: str | Path) -> None:
+        """Write the log and its truth to a directory, in the form in which a log on disk is kept.
+
+        Raises:
+            ValueError: The directory holds a log already.
+        """
+        copied = MessageLog(directory)
+        (Path(directory) / "messages").mkdir(parents=True)
+        truth = self.truth()
+        for message in self.messages():
+            copied.append(message, truth.get(message.number))
+
+    def _write(self, message: Message, origin: Origin | None) -> None:
+        assert self.directory is not None
+        folder = self.directory / "messages" / _round_name(message.round)
+        if message.round not in self._rounds:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._rounds[message.round] = []
+        path = folder / f"{message.number:08d}.safetensors"
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_bytes(message.to_bytes())
+        os.replace(unfinished, path)  # a killed run leaves whole messages only
+        if origin is not None:
+            truth = self.directory / "truth" / f"{_round_name(message.round)}.jsonl"
+            truth.parent.mkdir(exist_ok=True)
+            with truth.open("a") as file:
+                line = {"number": message.number, "client": origin.client, "indices": list(origin.indices)}
+                file.write(json.dumps(line) + "\n")
+
+    def _forget_before(self, newest: int) -> None:
+        if self.keep_rounds is None:
+            return
+        for old in [number for number in self._rounds if number <= newest - self.keep_rounds]:
+            del self._rounds[old]
+            self._truth.pop(old, None)
+            if self.directory is not None:
+                shutil.rmtree(self.directory / "messages" / _round_name(old), ignore_errors=True)
+                (self.directory / "truth" / f"{_round_name(old)}.jsonl").unlink(missing_ok=True)
+
+    def messages(self, *, kinds: Sequence[MessageKind] | None = None, client: int | None = None) -> Iterator[Message]:
+        """The messages in the order in which they were sent.
+
+        Args:
+            kinds: Of these kinds only; None for all.
+            client: To or from this client only; None for all.
+        """
+        for message in self._all():
+            if (kinds is None or message.kind in kinds) and (client is None or message.client == client):
+                yield message
+
+    def _all(self) -> Iterator[Message]:
+        if self.directory is None:
+            for number in sorted(self._rounds):
+                yield from self._rounds[number]
+            return
+        for path in sorted((self.directory / "messages").glob("round_*/*.safetensors"), key=_place):
+            yield Message.from_bytes(path.read_bytes())
+
+    def truth(self) -> dict[int, Origin]:
+        """Which records the messages came from, by message number: for scoring, never for an attack."""
+        if self.directory is None:
+            return {number: origin for found in self._truth.values() for number, origin in found.items()}
+        origins: dict[int, Origin] = {}
+        for path in sorted((self.directory / "truth").glob("*.jsonl")):
+            whole, _, _ = path.read_text().rpartition("\n")  # a killed run may leave part of a last line
+            for line in whole.splitlines():
+                entry = json.loads(line)
+                origins[entry["number"]] = Origin(entry["client"], tuple(entry["indices"]))
+        return origins
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Round and number of a message's file, which sort as numbers and not as text."""
+    return int(path.parent.name.removeprefix("round_")), int(path.stem)
+
+
+def _round_name(number: int) -> str:
+    return f"round_{number:06d}"

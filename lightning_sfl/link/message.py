@@ -1,0 +1,163 @@
+"""A message, and its bytes on the wire.
+
+The wire form is a safetensors file written in one pass: an 8-byte length, a JSON header padded to 8 bytes with who
+sends what to whom and where each tensor lies, then the tensors' own bytes in order. The payload is the tensors' bytes,
+the framing all the rest; both are known without serialising anything.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+SERVER = "server"
+FED_SERVER = "fed_server"
+_CLIENT = "client/"
+_ALIGNMENT_BYTE = 8
+_DTYPE_NAMES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+}
+
+
+class MessageKind(StrEnum):
+    """What a message carries."""
+
+    SMASHED = "smashed"
+    LABEL = "label"
+    MASK = "mask"
+    INPUT = "input"
+    CUT_GRADIENT = "cut_gradient"
+    BROADCAST = "broadcast"
+    CLIENT_UPDATE = "client_update"
+    OPTIMIZER_STATE = "optimizer_state"
+
+
+def client_name(client: int) -> str:
+    """The name of a client as a sender or receiver."""
+    return f"{_CLIENT}{client}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """What one party sends to another.
+
+    Attributes:
+        number: Place in the order of all messages of a run.
+        kind: What it carries.
+        sender: Who sends it: ``"server"`` (trains the upper half), ``"fed_server"`` (averages) or ``"client/3"``.
+        receiver: Who receives it.
+        round: The round it belongs to.
+        step: The step it belongs to, counted over the whole run.
+        cut: The cut in force, or None where there is none.
+        tensors: The payload, by name.
+    """
+
+    number: int
+    kind: MessageKind
+    sender: str
+    receiver: str
+    round: int
+    step: int
+    cut: str | None
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def is_uplink(self) -> bool:
+        """Whether a client sends it."""
+        return self.sender.startswith(_CLIENT)
+
+    @property
+    def client(self) -> int:
+        """The client that sends or receives it."""
+        return int((self.sender if self.is_uplink else self.receiver).removeprefix(_CLIENT))
+
+    @property
+    def payload_bit(self) -> int:
+        """Bits of the tensors: Σ elements × bits per element."""
+        return 8 * sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+    @property
+    def framing_bit(self) -> int:
+        """Bits on the wire that are not payload: length, header, padding."""
+        return 8 * (_ALIGNMENT_BYTE + len(_header(self)))
+
+    def to_bytes(self) -> bytes:
+        """The message as it goes over the wire; a safetensors file."""
+        header = _header(self)
+        parts = [len(header).to_bytes(_ALIGNMENT_BYTE, "little"), header]
+        parts += [_raw_bytes(tensor) for tensor in self.tensors.values()]
+        return b"".join(parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Message":
+        """Read a message back from its wire form.
+
+        Raises:
+            ValueError: The bytes are not those of a whole message.
+        """
+        try:
+            length = int.from_bytes(data[:_ALIGNMENT_BYTE], "little")
+            fields = json.loads(data[_ALIGNMENT_BYTE : _ALIGNMENT_BYTE + length])["__metadata__"]
+            tensors = load(data)
+            order = [name for name in json.loads(data[_ALIGNMENT_BYTE : _ALIGNMENT_BYTE + length]) if name in tensors]
+            return cls(
+                number=int(fields["number"]),
+                kind=MessageKind(fields["kind"]),
+                sender=fields["sender"],
+                receiver=fields["receiver"],
+                round=int(fields["round"]),
+                step=int(fields["step"]),
+                cut=fields["cut"] or None,
+                tensors={name: tensors[name] for name in order},
+            )
+        except Exception as error:
+            raise ValueError(f"These {len(data)} bytes are not a whole message: {error}") from error
+
+
+def _header(message: Message) -> bytes:
+    entries: dict[str, object] = {
+        "__metadata__": {
+            "number": str(message.number),
+            "kind": str(message.kind),
+            "sender": message.sender,
+            "receiver": message.receiver,
+            "round": str(message.round),
+            "step": str(message.step),
+            "cut": message.cut or "",
+        }
+    }
+    offset = 0
+    for name, tensor in message.tensors.items():
+        if name in entries:
+            raise ValueError(f"A tensor cannot be named {name!r}, which is where a message's own fields stand.")
+        end = offset + tensor.numel() * tensor.element_size()
+        entries[name] = {"dtype": _dtype_name(tensor), "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    return text + b" " * (-len(text) % _ALIGNMENT_BYTE)
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    try:
+        return _DTYPE_NAMES[tensor.dtype]
+    except KeyError:
+        accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPE_NAMES)
+        raise ValueError(f"A tensor of type {tensor.dtype} cannot cross the link; accepted are {accepted}.") from None
+
+
+def _raw_bytes(tensor: Tensor) -> bytes:
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
