@@ -1,0 +1,77 @@
+"""Where an algorithm keeps which part of the module."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+from torch import nn
+
+from lightning_sfl.cut.split import Split
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Owned:
+    """Names of parameters and buffers that one party owns."""
+
+    parameters: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Who owns what under an algorithm. What stands nowhere here is the server's one common copy.
+
+    Attributes:
+        client: Each client's own part, computed by the client.
+        replica: Each client's own part of the server's layers, computed on the server.
+        has_common: Whether the server steps one copy for all, on the weighted mean of the participants' losses.
+    """
+
+    client: Owned
+    replica: Owned
+    has_common: bool
+
+
+class Algorithm(Protocol):
+    """A split federated learning algorithm."""
+
+    name: ClassVar[str]
+    uses_cut: ClassVar[bool]
+
+    def place(self, module: nn.Module, split: Split | None) -> Placement:
+        """Say who owns what.
+
+        Args:
+            module: The module.
+            split: The split in force; None for an algorithm without a cut.
+        """
+        ...
+
+
+def everything(module: nn.Module) -> Owned:
+    """All trainable parameters and all buffers of a module."""
+    return _owned(module, [name for name, _ in module.named_parameters()], [name for name, _ in module.named_buffers()])
+
+
+def client_side(module: nn.Module, split: Split) -> Owned:
+    """The trainable parameters and the buffers before the cut."""
+    return _owned(module, split.client_parameters, split.client_buffers)
+
+
+def server_side(module: nn.Module, split: Split) -> Owned:
+    """The trainable parameters and the buffers after the cut, but for constants that clients hold too."""
+    clients = set(split.client_buffers)
+    return _owned(module, split.server_parameters, [name for name in split.server_buffers if name not in clients])
+
+
+def _owned(module: nn.Module, parameters: Sequence[str], buffers: Sequence[str]) -> Owned:
+    return Owned(
+        parameters=tuple(name for name in parameters if module.get_parameter(name).requires_grad),
+        buffers=tuple(name for name in buffers if _is_persistent(module, name)),
+    )
+
+
+def _is_persistent(module: nn.Module, name: str) -> bool:
+    """Whether a buffer is in the state dict. Others are constants (masks, frequencies) that everybody can compute."""
+    owner, _, key = name.rpartition(".")
+    return key not in module.get_submodule(owner)._non_persistent_buffers_set

@@ -1,0 +1,26 @@
+"""SplitFed with one server model for all participants."""
+
+import dataclasses
+from typing import ClassVar
+
+from torch import nn
+
+from lightning_sfl.algorithms.placement import Owned, Placement, client_side
+from lightning_sfl.cut.split import Split
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitFedShared:
+    """One server copy, stepped every step on the weighted mean of the participants' losses; clients averaged every I.
+
+    The schedule of AdaptSFL (arXiv 2403.13101) and HASFL (arXiv 2506.08426, section 2.1) with equal cuts: all server
+    layers are common and aggregated in every step, client layers every I steps.
+    """
+
+    name: ClassVar[str] = "splitfed_shared"
+    uses_cut: ClassVar[bool] = True
+
+    def place(self, module: nn.Module, split: Split | None) -> Placement:
+        """See :meth:`Algorithm.place`."""
+        assert split is not None
+        return Placement(client=client_side(module, split), replica=Owned(), has_common=True)

@@ -1,0 +1,122 @@
+"""What a party that takes part in a round owns: its weights, buffers and optimizer state, kept beside the module.
+
+There is one module tree. A party's own tensors stand under the module's names, and are put in place of the module's
+own for the time of the party's forward and backward pass.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_sfl.optimizers import State, clone_state, copy_optimizer, follow_groups
+
+
+class Shard:
+    """One party's own part of the module.
+
+    Args:
+        module: The module; its own tensors are the global ones.
+        parameters: Names of the trainable parameters the party owns.
+        buffers: Names of the buffers the party owns.
+        optimizer: The user's optimizer, of which the party has a copy.
+    """
+
+    def __init__(
+        self, module: nn.Module, parameters: Sequence[str], buffers: Sequence[str], optimizer: Optimizer
+    ) -> None:
+        self._module = module
+        self._user_optimizer = optimizer
+        shared = {name: module.get_parameter(name) for name in parameters}
+        self.parameters = {name: nn.Parameter(tensor.detach().clone()) for name, tensor in shared.items()}
+        self.buffers = {name: module.get_buffer(name).detach().clone() for name in buffers}
+        self._pairs = [(tensor, self.parameters[name]) for name, tensor in shared.items()]
+        self._own: dict[Tensor, nn.Parameter] = dict(self._pairs)
+        self.optimizer = copy_optimizer(optimizer, self._own)
+
+    def load(self, tensors: Mapping[str, Tensor], optimizer_state: Mapping[str, State]) -> None:
+        """Take over weights and buffers by name, and optimizer state by parameter name."""
+        with torch.no_grad():
+            for name, own in [*self.parameters.items(), *self.buffers.items()]:
+                own.copy_(tensors[name])
+        for name, parameter in self.parameters.items():
+            parameter.grad = None
+            if self.optimizer is not None:
+                state = optimizer_state.get(name)
+                if state:
+                    self.optimizer.state[parameter] = clone_state(state)
+                else:
+                    self.optimizer.state.pop(parameter, None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and buffers by name, as they are; not copies."""
+        return {name: own.detach() for name, own in [*self.parameters.items(), *self.buffers.items()]}
+
+    def optimizer_state(self) -> dict[str, State]:
+        """Optimizer state by parameter name, as it is; not copies."""
+        if self.optimizer is None:
+            return {}
+        state = self.optimizer.state
+        return {name: state[parameter] for name, parameter in self.parameters.items() if state.get(parameter)}
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Put the party's tensors in the module's place; gradients made meanwhile are the party's.
+
+        Gradients that the party has already are added to. The global tensors come back in any case.
+        """
+        shared = [(tensor, tensor.data) for tensor, _ in self._pairs]
+        held = {name: (tensor := self._module.get_buffer(name), tensor.data) for name in self.buffers}
+        for tensor, own in self._pairs:
+            tensor.data = own.data
+            tensor.grad = own.grad
+        for name, (tensor, _) in held.items():
+            tensor.data = self.buffers[name]
+        try:
+            yield
+        finally:
+            for (tensor, own), (_, data) in zip(self._pairs, shared, strict=True):
+                own.data = tensor.data  # the step may have assigned new data
+                own.grad, tensor.grad = tensor.grad, None
+                tensor.data = data
+            for name, (tensor, data) in held.items():
+                owner, _, key = name.rpartition(".")
+                buffers = self._module.get_submodule(owner)._buffers
+                written = buffers[key]
+                assert written is not None
+                self.buffers[name] = written.data  # the step may have assigned a new tensor
+                buffers[key] = tensor
+                tensor.data = data
+
+    def step(self) -> None:
+        """Step the party's optimizer on its gradients, and let go of them."""
+        if self.optimizer is not None:
+            follow_groups(self._user_optimizer, self.optimizer, self._own)
+            self.optimizer.step()
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+
+@dataclasses.dataclass
+class Participant:
+    """A client that takes part in a round.
+
+    Attributes:
+        client: Which client.
+        shard: The client's own part.
+        replica: The server layers that are this client's own, computed on the server.
+        samples: Samples processed since the last aggregation.
+    """
+
+    client: int
+    shard: Shard
+    replica: Shard
+    samples: int = 0
+
+    @property
+    def parties(self) -> tuple[Shard, Shard]:
+        """Its parts by the party that steps them: the client, and the server on its behalf."""
+        return (self.shard, self.replica)

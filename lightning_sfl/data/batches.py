@@ -1,0 +1,37 @@
+"""What one step's loader yields: a batch for every client that takes part."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+
+@dataclasses.dataclass(kw_only=True)  # not frozen: Lightning's precision plugins rebuild it with converted tensors
+class ClientBatches:
+    """The batches of one step, by client. This is the ``batch`` that Lightning hands to callbacks.
+
+    Attributes:
+        batches: ``{client: batch}``; each batch is what the user's ``collate_fn`` made of that client's samples.
+        indices: ``{client: places in the training set}`` of those samples.
+        round: The round the step belongs to.
+        step: The step, counted over the whole run.
+        closes_round: Whether it is the last step of its round.
+    """
+
+    batches: dict[int, Any]
+    indices: dict[int, tuple[int, ...]]
+    round: int
+    step: int
+    closes_round: bool
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, client: int) -> Any:
+        return self.batches[client]
+
+    def sizes(self) -> dict[int, int]:
+        """How many samples each client's batch holds."""
+        return {client: len(indices) for client, indices in self.indices.items()}

@@ -1,0 +1,177 @@
+"""The training loader of the clients: the user's loader, with its samples dealt out."""
+
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, cast
+
+import numpy as np
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
+
+from lightning_sfl.data.batches import ClientBatches
+from lightning_sfl.data.labels import labels_of
+from lightning_sfl.data.partition import Indices, Partition
+from lightning_sfl.data.plan import BatchPlan
+from lightning_sfl.data.schedule import ParallelSchedule
+
+
+class ClientLoader:
+    """Yields :class:`ClientBatches`, one per step.
+
+    One ``DataLoader`` with one pool of workers serves all clients; data set, ``collate_fn``, workers, pinning and
+    ``generator`` are those of the user's loader. It has a length, and its state counts delivered batches.
+
+    Args:
+        loader: The user's training loader.
+        parts: The samples of each client.
+        schedule: Who takes part when.
+        batch_size: Samples per client and step.
+        seed: The seed of the clients' orders.
+    """
+
+    def __init__(
+        self, loader: DataLoader[Any], parts: list[Indices], schedule: ParallelSchedule, *, batch_size: int, seed: int
+    ) -> None:
+        self.parts = parts
+        self.schedule = schedule
+        self.batch_size = batch_size
+        self._plan = BatchPlan(loader, parts, schedule, batch_size=batch_size, seed=seed)
+        self._loader: DataLoader[Any] = DataLoader(
+            loader.dataset,
+            batch_sampler=self._plan,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            timeout=loader.timeout,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+            generator=loader.generator,
+            prefetch_factor=loader.prefetch_factor,
+            persistent_workers=loader.persistent_workers,
+        )
+
+    def __len__(self) -> int:
+        return self._plan.steps_per_epoch
+
+    @property
+    def dataset(self) -> Any:
+        """The training set."""
+        return self._loader.dataset
+
+    @property
+    def worker_init_fn(self) -> Callable[[int], None] | None:
+        """The worker initialisation; Lightning sets one for `seed_everything(workers=True)`."""
+        return self._loader.worker_init_fn
+
+    @worker_init_fn.setter
+    def worker_init_fn(self, function: Callable[[int], None] | None) -> None:
+        self._loader.worker_init_fn = function
+
+    def __iter__(self) -> Iterator[ClientBatches]:
+        """Begin an epoch. What workers had fetched ahead was never delivered, and is planned again."""
+        self._plan.begin_epoch()
+        return self._deliver(iter(self._loader))
+
+    def _deliver(self, fetched: Iterator[Any]) -> Iterator[ClientBatches]:
+        for _ in range(len(self)):
+            step = self._plan.delivered_steps
+            batches: dict[int, Any] = {}
+            indices: dict[int, tuple[int, ...]] = {}
+            whole = False
+            while not whole:
+                batch = next(fetched)
+                client, samples, whole = self._plan.deliver()
+                batches[client] = batch
+                indices[client] = tuple(samples.tolist())
+            yield ClientBatches(
+                batches=batches,
+                indices=indices,
+                round=self.schedule.round_of(step),
+                step=step,
+                closes_round=self.schedule.closes_round(step),
+            )
+
+    def go_on_after(self, earlier: "ClientLoader") -> None:
+        """Take the place of a loader whose data were reloaded: steps and rounds go on, passes begin anew."""
+        self._plan.delivered_steps = earlier._plan.delivered_steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Delivered steps, and how far every client is. Plain Python, for checkpoints."""
+        return self._plan.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._plan.load_state_dict(state)
+
+
+def client_loader(
+    loader: object,
+    *,
+    partition: Partition,
+    num_clients: int,
+    batch_size: int | None,
+    schedule: ParallelSchedule,
+    seed: int,
+) -> ClientLoader:
+    """Deal the samples of the user's training loader out to the clients.
+
+    Args:
+        loader: The user's training loader.
+        partition: Deals the samples out.
+        num_clients: Registered clients.
+        batch_size: Samples per client and step; None takes the loader's.
+        schedule: Who takes part when.
+        seed: The seed of partition and orders.
+
+    Raises:
+        ValueError: The loader is not one whose samples can be dealt out, or the partition cannot be made.
+    """
+    plain = check_loader(loader)
+    size = len(cast(Sized, plain.dataset))
+    if num_clients > size:
+        raise ValueError(f"num_clients={num_clients} is more than the training set has samples ({size}).")
+    parts = [np.asarray(part, dtype=np.int64) for part in partition.split(size, num_clients, _labels(plain), seed)]
+    if len(parts) != num_clients or sorted(np.concatenate(parts).tolist()) != list(range(size)):
+        raise ValueError(
+            f"partition={partition!r} dealt the samples out to {len(parts)} clients, or not each of the {size}"
+            f" samples to exactly one; num_clients={num_clients}."
+        )
+    if empty := [client for client, part in enumerate(parts) if len(part) == 0]:
+        raise ValueError(f"partition={partition!r} gave clients {empty} no sample; every client needs one.")
+    assert plain.batch_size is not None
+    return ClientLoader(plain, parts, schedule, batch_size=batch_size or plain.batch_size, seed=seed)
+
+
+def _labels(loader: DataLoader[Any]) -> Callable[[], Indices]:
+    return lambda: labels_of(loader.dataset)
+
+
+def check_loader(loader: object) -> DataLoader[Any]:
+    """Return the loader if its samples can be dealt out to clients.
+
+    Raises:
+        ValueError: They cannot: it is no map-style ``DataLoader`` with automatic batching and a plain order.
+    """
+    accepted = "Accepted is a torch DataLoader over a map-style dataset with batch_size= and shuffle=."
+    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
+        raise ValueError(
+            f"The training loader is a {type(loader).__name__}, whose samples cannot be dealt out. {accepted}"
+        )
+    if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
+        raise ValueError(
+            f"The training set {type(loader.dataset).__name__} is an iterable dataset without length or indices, so its"
+            f" samples cannot be dealt out to clients. {accepted}"
+        )
+    if loader.batch_size is None and loader.batch_sampler is None:
+        raise ValueError(f"The training loader has batch_size=None, so it makes no batches of samples. {accepted}")
+    if type(loader.batch_sampler) is not BatchSampler:
+        raise ValueError(
+            f"The training loader has its own batch_sampler, {type(loader.batch_sampler).__name__}; the partition"
+            f" takes its place. {accepted}"
+        )
+    sampler = loader.sampler
+    shuffles = type(sampler) is RandomSampler and not sampler.replacement
+    in_order = type(sampler) is SequentialSampler
+    if not (shuffles or in_order) or len(cast(Sized, sampler)) != len(loader.dataset):
+        raise ValueError(
+            f"The training loader has its own sampler ({type(sampler).__name__}); the partition replaces it. {accepted}"
+        )
+    return loader

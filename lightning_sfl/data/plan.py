@@ -1,0 +1,120 @@
+"""The plan of an epoch: which samples of which client are fetched next. Workers may run ahead of what is delivered."""
+
+import dataclasses
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any, cast
+
+import numpy as np
+from torch.utils.data import DataLoader, RandomSampler
+
+from lightning_sfl.data.order import ClientOrder, Progress
+from lightning_sfl.data.partition import Indices
+from lightning_sfl.data.schedule import ParallelSchedule
+
+
+@dataclasses.dataclass(frozen=True)
+class _Planned:
+    """A client's batch that was asked of the workers, and how far the client is once it is delivered."""
+
+    client: int
+    indices: Indices
+    progress: Progress
+    last_of_step: bool
+
+
+class BatchPlan:
+    """Index lists for ``DataLoader(batch_sampler=...)``, one per client and step.
+
+    It knows nothing of the loader it is handed to: a cycle would keep persistent workers alive.
+
+    Args:
+        loader: The user's training loader, for its sampler.
+        parts: The samples of each client.
+        schedule: Who takes part when.
+        batch_size: Samples per client and step.
+        seed: The seed of the clients' orders.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        parts: Sequence[Indices],
+        schedule: ParallelSchedule,
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        size = len(cast(Sized, loader.dataset))
+        assert loader.batch_size is not None
+        # Where a plain loader asks its sampler once more than there are samples: for a short last batch, and wherever
+        # workers fetch ahead. A sampler with a generator of its own draws from it then.
+        self._asks_beyond_the_end = (not loader.drop_last and size % loader.batch_size > 0) or loader.num_workers > 0
+        self._size = size
+        self._sampler = loader.sampler
+        self._schedule = schedule
+        self._order = ClientOrder(
+            parts,
+            batch_size,
+            drop_last=loader.drop_last,
+            shuffled=isinstance(loader.sampler, RandomSampler),
+            seed=seed,
+        )
+        sizes = [len(part) for part in parts]
+        self.steps_per_epoch = schedule.steps_per_epoch(sizes, batch_size, drop_last=loader.drop_last)
+        self.delivered_steps = 0
+        self._progress: dict[int, Progress] = {}
+        self._planned: deque[_Planned] = deque()
+
+    def begin_epoch(self) -> None:
+        """Begin an epoch from what was delivered."""
+        self._order.restore(self._progress)
+        self._planned.clear()
+        self._order.begin_epoch(self._epoch_order)
+
+    def _epoch_order(self) -> list[int]:
+        """Where the user's sampler goes in this epoch, drawing what a plain loader draws from it."""
+        visits = iter(self._sampler)
+        order = list(itertools.islice(visits, self._size))
+        if self._asks_beyond_the_end:
+            next(visits, None)
+        return order
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self._order.draw_epoch()
+        for step in range(self.delivered_steps, self.delivered_steps + self.steps_per_epoch):
+            clients = self._schedule.participants(self._schedule.round_of(step))
+            for client in clients:
+                indices = self._order.next_batch(client)
+                self._planned.append(
+                    _Planned(client, indices, self._order.progress(client), last_of_step=client == clients[-1])
+                )
+                yield indices.tolist()
+
+    def deliver(self) -> tuple[int, Indices, bool]:
+        """Note that the next planned batch was delivered.
+
+        Returns:
+            Its client, its samples, and whether it is the last of its step.
+        """
+        planned = self._planned.popleft()
+        self._progress[planned.client] = planned.progress
+        self.delivered_steps += planned.last_of_step
+        return planned.client, planned.indices, planned.last_of_step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Delivered steps, and how far every client is; plain Python."""
+        return {
+            "delivered_steps": self.delivered_steps,
+            "progress": {client: (found.passes, found.left.tolist()) for client, found in self._progress.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.delivered_steps = state["delivered_steps"]
+        self._progress = {
+            client: Progress(passes, np.asarray(left, dtype=np.int64))
+            for client, (passes, left) in state["progress"].items()
+        }
+        self._order.restore(self._progress)
