@@ -1,0 +1,44 @@
+"""What a fit says of itself when it starts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+
+from lightning_sfl.data.loader import ClientLoader
+
+
+def announce(loader: ClientLoader, algorithm: str) -> None:
+    """Say how many clients take part, how large their batches are together, and how long an epoch is."""
+    sizes = [len(part) for part in loader.parts]
+    schedule = loader.schedule
+    effective = schedule.clients_per_round * sum(min(size, loader.batch_size) for size in sizes) / len(sizes)
+    rank_zero_info(
+        f"split_federated: {algorithm}, {len(sizes)} clients ({schedule.clients_per_round} per round) with"
+        f" {min(sizes)} to {max(sizes)} samples; effective batch {effective:g}, {len(loader)} steps per epoch."
+    )
+    if (small := sum(size < loader.batch_size for size in sizes)) > 0:
+        rank_zero_info(
+            f"{small} clients hold fewer samples than a batch of {loader.batch_size}; they use all they have."
+        )
+
+
+def warn_of_long_schedules(configs: Sequence[LRSchedulerConfig], steps: float) -> None:
+    """Warn of schedules in steps that were laid out for plain training: the run would end too early for them."""
+    for config in configs:
+        horizon = _horizon(config.scheduler)
+        if config.interval == "step" and horizon is not None and 0 < steps < horizon:
+            rank_zero_warn(
+                f"{type(config.scheduler).__name__} is laid out for {horizon} steps, but this run has {steps:g}: with"
+                " several clients an epoch has fewer steps than in plain training."
+            )
+
+
+def _horizon(scheduler: Any) -> int | None:
+    """How many scheduler steps a schedule is laid out for, where it says so."""
+    for attribute in ("T_max", "total_steps", "total_iters"):
+        value = getattr(scheduler, attribute, None)
+        if isinstance(value, int):
+            return value
+    return None

@@ -1,0 +1,135 @@
+"""The first real step of a run is watched, to learn whose is what at the cut. It runs exactly once."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor, nn
+
+from lightning_sfl.cut.batch import named_tensors
+from lightning_sfl.cut.carrier import LinkCarrier
+from lightning_sfl.cut.errors import CutError
+from lightning_sfl.cut.find import (
+    Search,
+    check_server_inputs,
+    default_cut,
+    loss_of,
+    search,
+    training_step,
+    valid_cuts_text,
+)
+from lightning_sfl.cut.modes import PassHook
+from lightning_sfl.cut.split import Split, split_at
+from lightning_sfl.cut.verify import autograd_disagreement
+from lightning_sfl.cut.watch import Watch, watch_modules
+
+
+class DeferredCarrier:
+    """Carries the tensors of the watched step: they cross once it is known which of them do."""
+
+    def __init__(self) -> None:
+        self._held: tuple[Tensor, ...] = ()
+        self._places: tuple[int, ...] = ()
+        self._carrier: LinkCarrier | None = None
+
+    def up(self, smashed: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Hold copies, since the step may go on to write in place, and let the tensors themselves pass."""
+        self._held = tuple(tensor.detach().clone() for tensor in smashed)
+        return smashed
+
+    def cross(self, carrier: LinkCarrier, places: tuple[int, ...]) -> None:
+        """Send those of the held tensors that the server reads."""
+        self._carrier, self._places = carrier, places
+        carrier.up(tuple(self._held[place] for place in places))
+        self._held = ()
+
+    def down(self, cut_gradient: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """Send the cut gradient."""
+        assert self._carrier is not None
+        received = self._carrier.down(tuple(cut_gradient[place] for place in self._places))
+        by_place = dict(zip(self._places, received, strict=True))
+        return tuple(by_place.get(place) for place in range(len(cut_gradient)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchedStep:
+    """What the watched step gave.
+
+    Attributes:
+        output: What `training_step` returned.
+        split: Whose is what.
+        carrier: Holds the smashed data until they may cross.
+        buffers_before: The module's buffers as they were before the step.
+    """
+
+    output: Any
+    split: Split
+    carrier: DeferredCarrier
+    buffers_before: dict[str, Tensor]
+
+
+def watched_step(
+    module: pl.LightningModule, cut: str, batch: object, server_inputs: tuple[str, ...], step: Callable[[], Any]
+) -> WatchedStep | None:
+    """Run ``step`` once, watched.
+
+    Args:
+        module: The module.
+        cut: Name of the cut module.
+        batch: The batch that ``step`` trains on.
+        server_inputs: Model inputs that may cross.
+        step: Runs `training_step` in the trainer's precision.
+
+    Returns:
+        What it gave, or None if `training_step` returned None, which skips the step and tells nothing.
+
+    Raises:
+        CutError: The cut is not valid; the module's buffers are put back and the message lists the valid cuts.
+    """
+    check_server_inputs(batch, server_inputs)
+    before = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+    carrier = DeferredCarrier()
+    watch = Watch(module, batch)
+    names = [name for name, _ in module.named_modules() if name]
+    try:
+        with PassHook(module, cut, None).forward(carrier), watch_modules(watch, module, names, fresh=False), watch:
+            output = step()
+        if output is None:
+            return None
+        loss = loss_of(output)
+        watch.mark_loss(loss)
+        split = split_at(watch.flow, cut, module, named_tensors(batch), server_inputs)
+        if wrong := autograd_disagreement(module, split, loss, watch.flow.gates[cut]):
+            raise CutError(f"cut={cut!r}: this cut could not be verified; {wrong}.")
+    except CutError as error:
+        for name, buffer in module.named_buffers():
+            buffer.data = before[name]
+        try:
+            cuts = probe(module, batch, server_inputs).cuts()
+        except CutError as none:
+            raise CutError(f"{error} {none}") from None
+        raise CutError(f"{error} {valid_cuts_text(cuts)}") from None
+    return WatchedStep(output=output, split=split, carrier=carrier, buffers_before=before)
+
+
+def choose_cut(module: pl.LightningModule, batch: object, server_inputs: tuple[str, ...]) -> str:
+    """The default cut, found on a copy of the module."""
+    return default_cut(probe(module, batch, server_inputs).cuts()).name
+
+
+def probe(module: pl.LightningModule, batch: object, server_inputs: tuple[str, ...]) -> Search:
+    """Watch one step on a copy that knows the trainer and whose logging goes nowhere."""
+    trainer = module._trainer
+
+    def step(copied: nn.Module, batch: object) -> object:
+        assert isinstance(copied, pl.LightningModule)
+        copied._trainer = trainer
+        copied.log = copied.log_dict = _log_nowhere  # type: ignore[method-assign]
+        return training_step(copied, batch)
+
+    return search(module, batch, server_inputs=server_inputs, step=step)
+
+
+def _log_nowhere(*_args: object, **_kwargs: object) -> None:
+    """In place of `self.log` on a copy that is thrown away."""

@@ -1,0 +1,90 @@
+"""Law 1: one client, any valid cut, any first-order algorithm: the weights of plain Lightning, bit for bit."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sfl_models import BERT, GPT2, KINDS, LLAMA, RESNET, VGG, adamw, fit, same, sgd
+
+from lightning_sfl import SplitFederatedStrategy
+
+ALGORITHMS = ("splitfed_shared", "splitfed_v1", "fedavg")
+
+
+def strategy_for_one_client(kind, cut, algorithm, size, every) -> SplitFederatedStrategy:
+    return SplitFederatedStrategy(
+        cut=None if algorithm == "fedavg" else cut,
+        num_clients=1,
+        algorithm=algorithm,
+        partition=[list(range(size))],
+        aggregate_every=every,
+        server_inputs=() if algorithm == "fedavg" else kind.server_inputs,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@settings(max_examples=6)
+@given(draw=st.data())
+def test_one_client_trains_bit_for_bit_like_plain_lightning(kind, draw):
+    """Batch normalisation, dropout, shuffling, momentum and AdamW's state included; random numbers are drawn alike."""
+    cut = draw.draw(st.sampled_from(kind.cuts), "cut")
+    algorithm = draw.draw(st.sampled_from(ALGORITHMS), "algorithm")
+    optimizer = draw.draw(st.sampled_from([sgd, adamw]), "optimizer")
+    size = draw.draw(st.integers(5, 13), "size")
+    batch_size = draw.draw(st.integers(2, 5), "batch_size")
+    every = draw.draw(st.integers(1, 4), "aggregate_every")
+    shuffle = draw.draw(st.booleans(), "shuffle")
+    results = []
+    for strategy in ("auto", strategy_for_one_client(kind, cut, algorithm, size, every)):
+        module = kind.module(optimizer)
+        trainer = fit(
+            module,
+            kind.loader(size, batch_size, shuffle=shuffle),
+            strategy,
+            val=kind.loader(4, 4),
+            max_epochs=2,
+        )
+        results.append((module.state_dict(), trainer.callback_metrics, torch.get_rng_state(), trainer.global_step))
+    plain, split = results
+    assert same(plain[0], split[0])
+    assert same(plain[1], split[1])
+    assert torch.equal(plain[2], split[2])
+    assert plain[3] == split[3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "cut"), [(RESNET, "model.1"), (VGG, "model.1"), (GPT2, GPT2.cuts[1]), (BERT, BERT.cuts[1])]
+)
+def test_the_optimizer_state_is_that_of_plain_lightning(kind, cut):
+    """Under the module's own names and in the user's own groups, so that either can resume the other."""
+    states = []
+    for strategy in ("auto", strategy_for_one_client(kind, cut, "splitfed_shared", 9, 2)):
+        module = kind.module(adamw)
+        trainer = fit(module, kind.loader(9, 3), strategy, max_epochs=2)
+        states.append(trainer.strategy.optimizers[0].state_dict())
+    plain, split = states
+    assert plain["param_groups"] == split["param_groups"]
+    assert plain["state"].keys() == split["state"].keys()
+    for index, state in plain["state"].items():
+        assert same(state, split["state"][index])
+
+
+def test_one_client_with_workers_and_an_own_generator_sees_the_plain_runs_batches():
+    results = []
+    for strategy in ("auto", strategy_for_one_client(LLAMA, LLAMA.cuts[1], "splitfed_shared", 11, 1)):
+        module = LLAMA.module(sgd)
+        loader = LLAMA.loader(11, 4, shuffle=True, generator=torch.Generator().manual_seed(5), num_workers=1)
+        fit(module, loader, strategy, max_epochs=3)
+        results.append(module.state_dict())
+    assert same(*results)
+
+
+def test_the_default_cut_trains_like_plain_lightning_too():
+    """The search for the default runs on a copy and leaves no trace in random state, buffers or logged values."""
+    results = []
+    for strategy in ("auto", strategy_for_one_client(RESNET, None, "splitfed_shared", 8, 1)):
+        module = RESNET.module(sgd)
+        trainer = fit(module, RESNET.loader(8, 4, shuffle=True), strategy, max_epochs=2)
+        results.append((module.state_dict(), trainer.callback_metrics))
+    assert same(results[0][0], results[1][0])
+    assert same(results[0][1], results[1][1])
