@@ -1,0 +1,84 @@
+"""`lightning-sfl audit`: attack a message log, or the messages that a checkpoint's next round would send."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.progress import Progress
+
+from lightning_sfl.cli.job import (
+    Run,
+    attack_log,
+    instantiate,
+    make_report,
+    metric_of,
+    profile,
+    row,
+    torch_threads,
+    write_report,
+)
+from lightning_sfl.cut.find import search
+from lightning_sfl.link.log import MessageLog
+
+if TYPE_CHECKING:
+    from lightning_sfl.cli.app import SplitCLI
+
+
+def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str | None) -> None:
+    """Carry the command out.
+
+    Raises:
+        ValueError: Neither a checkpoint nor a log is given, or the log's cut is not the configured one.
+    """
+    if ckpt_path is None and log_folder is None:
+        raise ValueError("audit needs a trained model or what it sent: give --ckpt_path FILE or --log FOLDER.")
+    loggers = list(cli.trainer.loggers)
+    log = None if log_folder is None else MessageLog.open(log_folder)
+    run = instantiate(cli, _QUIET)
+    accuracy: float | None = None
+    settings = cli.config["audit"].report
+    if ckpt_path is not None:
+        checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+        run.model.load_state_dict(checkpoint["state_dict"])
+        run.trainer.validate(run.model, datamodule=run.data, verbose=False)
+        accuracy = metric_of(run.trainer, settings.metric)
+    rounds = 0
+    if log is None:
+        log = _one_round(run)
+        rounds = 1
+    cut_name = next((message.cut for message in log.messages() if message.cut is not None), None)
+    if cut_name is None:
+        raise ValueError(f"log={log_folder!r}: its messages name no cut, so there are no smashed data to attack.")
+    cut = search(run.model, run.first_batch(most=4), server_inputs=run.strategy.server_inputs).cut(cut_name)
+    optimizers = run.trainer.optimizers
+    costs = profile(run, cut, optimizers[0] if optimizers else None)
+    with Progress() as bar:
+        task = bar.add_task(f"Attacking {cut.name}", total=1.0)
+        leakage, wall_s = attack_log(
+            run, log, cut, cli.config_init["audit"].privacy, lambda share: bar.update(task, completed=share)
+        )
+    found = row(cut, costs, leakage, wall_s, run=run, accuracy=accuracy, rounds=rounds, train_wall_s=None)
+    source = {"checkpoint": str(ckpt_path), "message log": log_folder or "one round made from the checkpoint"}
+    report = make_report(settings.title, settings.metric, [found], {**source, "torch threads": torch_threads()})
+    write_report(report, output, loggers)
+    print(f"Wrote {output / 'report.html'} and {output / 'report.json'}.")
+
+
+_QUIET: dict[str, object] = {
+    "trainer.max_epochs": 1,
+    "trainer.logger": False,
+    "trainer.callbacks": None,
+    "trainer.enable_checkpointing": False,
+    "trainer.num_sanity_val_steps": 0,
+    "trainer.limit_train_batches": 1,
+}
+
+
+def _one_round(run: Run) -> MessageLog:
+    """The messages of one step of training, which start from the weights as they are."""
+    log = MessageLog()
+    run.strategy.message_log = log
+    weights = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    run.trainer.fit(run.model, datamodule=run.data)
+    run.model.load_state_dict(weights)
+    return log

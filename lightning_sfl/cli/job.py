@@ -1,0 +1,220 @@
+"""What the commands share: one run at one cut, its costs and its leakage as a row, and writing the report."""
+
+import dataclasses
+import datetime
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning.pytorch as pl
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from attacks.audit import AuditSettings, audit
+from attacks.client_half import ClientHalf
+from lightning_sfl.cut.batch import first_records, named_tensors
+from lightning_sfl.cut.find import Cut
+from lightning_sfl.link.log import MessageLog
+from lightning_sfl.report.html_file import to_html
+from lightning_sfl.report.json_file import to_json
+from lightning_sfl.report.report import CutRow, Leakage, Report
+from lightning_sfl.report.wandb_run import log_to_wandb
+from lightning_sfl.strategy.split_federated import SplitFederatedStrategy
+from lightning_sfl.world.profile import CutProfile, profile_cut
+
+if TYPE_CHECKING:
+    from lightning_sfl.cli.app import SplitCLI
+
+REPORT_FILES = ("report.html", "report.json")
+_MOST_AUXILIARY = 64
+
+
+def refuse_existing_report(output: Path) -> None:
+    """Raise a ValueError if the folder holds a report."""
+    if existing := [name for name in REPORT_FILES if (output / name).exists()]:
+        raise ValueError(f"output={str(output)!r} holds a report already ({', '.join(existing)}); give another folder.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run's parts, fresh from the configuration."""
+
+    model: pl.LightningModule
+    data: pl.LightningDataModule
+    trainer: pl.Trainer
+
+    @property
+    def strategy(self) -> SplitFederatedStrategy:
+        """The strategy."""
+        assert isinstance(self.trainer.strategy, SplitFederatedStrategy)
+        return self.trainer.strategy
+
+    def training_loader(self) -> DataLoader[Any]:
+        """The user's own training loader."""
+        self.data.prepare_data()
+        self.data.setup("fit")
+        loader = self.data.train_dataloader()
+        assert isinstance(loader, DataLoader)
+        return loader
+
+    def collate(self, indices: list[int]) -> Any:
+        """The batch that these records of the training set make."""
+        loader = self.training_loader()
+        return loader.collate_fn([loader.dataset[index] for index in indices])
+
+    def first_batch(self, most: int) -> Any:
+        """A batch of the first records of the training set, of the clients' batch size but at most ``most``."""
+        loader = self.training_loader()
+        size = self.strategy.batch_size or loader.batch_size or 1
+        return self.collate(list(range(min(size, most, len(cast(Any, loader.dataset))))))
+
+    def auxiliary(self, name: str) -> Tensor | None:
+        """Some of the validation set's inputs called ``name``; None if there is no validation set."""
+        try:
+            loaders = self.data.val_dataloader()
+        except Exception as error:
+            if type(error).__name__ != "MisconfigurationException":
+                raise
+            return None
+        loader = loaders[0] if isinstance(loaders, list | tuple) else loaders
+        batch = first_records(next(iter(loader)), _MOST_AUXILIARY)
+        return named_tensors(batch).get(name)
+
+
+def instantiate(cli: "SplitCLI", settings: Mapping[str, object]) -> Run:
+    """Make model, data and trainer from the configuration, changed by ``settings`` (dotted keys), under its seed."""
+    config = cli.config[cli.subcommand]
+    if not isinstance(config.trainer.strategy, Namespace):
+        if config.trainer.strategy != SplitFederatedStrategy.strategy_name:
+            raise ValueError(
+                f"trainer.strategy={config.trainer.strategy!r}: this command needs lightning_sfl.SplitFederatedStrategy"
+                " (or 'split_federated')."
+            )
+        config.trainer.strategy = Namespace(class_path="lightning_sfl.SplitFederatedStrategy", init_args=Namespace())
+    for key, value in settings.items():
+        config[key] = value
+    pl.seed_everything(config.seed_everything, workers=True, verbose=False)
+    cli.instantiate_classes()
+    if cli.datamodule is None:
+        raise ValueError("data: this command needs a LightningDataModule; none is configured.")
+    if not isinstance(cli.trainer.strategy, SplitFederatedStrategy):
+        raise ValueError(
+            f"trainer.strategy={type(cli.trainer.strategy).__name__}: this command needs"
+            " lightning_sfl.SplitFederatedStrategy."
+        )
+    return Run(model=cli.model, data=cli.datamodule, trainer=cli.trainer)
+
+
+def profile(run: Run, cut: Cut, optimizer: Optimizer | None) -> CutProfile:
+    """The costs of a cut for a client of this run."""
+    return profile_cut(run.model, run.first_batch(most=256), cut, optimizer)
+
+
+def attack_log(
+    run: Run, log: MessageLog, cut: Cut, settings: AuditSettings, progress: Callable[[float], None]
+) -> tuple[Leakage, float]:
+    """Attack a run's messages; returns what leaked and the wall time in seconds."""
+    private = list(cut.split.private)
+    start = time.perf_counter()
+    leakage = audit(
+        log,
+        ClientHalf(run.model, cut.split, run.first_batch(most=2)),
+        lambda indices: named_tensors(run.collate(list(indices)))[private[0]],
+        run.auxiliary(private[0]) if private else None,
+        settings,
+        progress,
+    )
+    return leakage, time.perf_counter() - start
+
+
+def row(
+    cut: Cut,
+    costs: CutProfile,
+    leakage: Leakage,
+    attack_wall_s: float,
+    *,
+    run: Run | None,
+    accuracy: float | None,
+    rounds: int,
+    train_wall_s: float | None,
+) -> CutRow:
+    """A row of the report."""
+    meter = None if run is None or rounds == 0 else run.strategy.link.meter
+    return CutRow(
+        cut=cut.name,
+        accuracy=accuracy,
+        client_forward_flop_per_sample=costs.client_forward_flop_per_sample,
+        client_backward_flop_per_sample=costs.client_backward_flop_per_sample,
+        client_parameters=costs.client_parameters,
+        client_parameter_byte=costs.client_parameter_byte,
+        client_training_memory_byte=costs.client_training_memory_byte,
+        smashed_byte_per_sample=costs.smashed_byte_per_sample,
+        uplink_byte_per_round=None if meter is None else meter.total(uplink=True).payload_byte / rounds,
+        downlink_byte_per_round=None if meter is None else meter.total(uplink=False).payload_byte / rounds,
+        train_wall_s=train_wall_s,
+        attack_wall_s=attack_wall_s,
+        leakage=leakage,
+    )
+
+
+def metric_of(trainer: pl.Trainer, metric: str) -> float:
+    """A metric that validation logged.
+
+    Raises:
+        ValueError: It was not logged.
+    """
+    logged = trainer.callback_metrics
+    if metric not in logged:
+        raise ValueError(f"report.metric={metric!r} was not logged in validation; logged were {sorted(logged)}.")
+    return float(logged[metric])
+
+
+def make_report(title: str, metric: str, rows: list[CutRow], settings: dict[str, str]) -> Report:
+    """Put a report together."""
+    packages = ("lightning-sfl", "lightning", "torch", "torchmetrics", "numpy")
+    return Report(
+        title=title,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        metric=metric,
+        settings=settings,
+        versions={"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
+        rows=tuple(rows),
+        notes=NOTES,
+    )
+
+
+NOTES = (
+    "1 multiply-accumulate counts as 2 FLOP. FLOPs are those of matrix products, convolutions and attention.",
+    "Client training memory counts tensors: weights, buffers, gradients, optimizer state and saved activations at the"
+    " client's batch size.",
+    "Bytes per round are payload metered on the link, summed over the participants; framing and labels' names are not"
+    " in them.",
+    "Intervals are 95 % percentile bootstrap intervals over the attacked records.",
+    "PSNR is capped at 100 dB. The best guess without messages is the better of mid-grey and the mean of held-out"
+    " images.",
+    "A verdict of 'leaks' means that the reconstructions beat that guess on the attacked records. 'Inconclusive'"
+    " means that this attack, with this budget, did not; it says nothing about stronger attacks.",
+)
+
+
+def write_report(report: Report, output: Path, loggers: list[Any]) -> None:
+    """Write report.html and report.json, and log the report to wandb if a WandbLogger is configured."""
+    refuse_existing_report(output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "report.json").write_text(to_json(report), encoding="utf-8")
+    (output / "report.html").write_text(to_html(report), encoding="utf-8")
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            log_to_wandb(report, logger.experiment)
+
+
+def torch_threads() -> str:
+    """How many threads torch uses, for the settings of a report."""
+    return str(torch.get_num_threads())

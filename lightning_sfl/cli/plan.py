@@ -1,0 +1,99 @@
+"""`lightning-sfl plan`: the table of valid cuts with their costs, without training."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch.optim import Optimizer
+
+from lightning_sfl.cli.job import instantiate, profile
+from lightning_sfl.cut.find import Cut, default_cut, find_cuts
+from lightning_sfl.report.units import bytes_text, flop_text
+from lightning_sfl.world.profile import CutProfile
+
+if TYPE_CHECKING:
+    from lightning_sfl.cli.app import SplitCLI
+
+
+def plan(cli: "SplitCLI", json_file: Path | None) -> None:
+    """Carry the command out.
+
+    Raises:
+        ValueError: The JSON file exists already.
+    """
+    if json_file is not None and json_file.exists():
+        raise ValueError(f"json={str(json_file)!r} exists already; give another file.")
+    run = instantiate(cli, {"trainer.logger": False})
+    cuts = find_cuts(run.model, run.first_batch(most=4), server_inputs=run.strategy.server_inputs)
+    optimizer = _optimizer(run.model)
+    profiles = [profile(run, cut, optimizer) for cut in cuts]
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # written to a file or a pipe: nothing is cut short
+    console.print(_table(cuts, profiles, counted_state=optimizer is not None))
+    if json_file is not None:
+        json_file.write_text(json.dumps(_document(cuts, profiles), indent=2) + "\n", encoding="utf-8")
+
+
+def _optimizer(model: pl.LightningModule) -> Optimizer | None:
+    """The model's optimizer, for the size of its state; None where it can only be made by a trainer."""
+    try:
+        made = model.configure_optimizers()
+    except (RuntimeError, MisconfigurationException):
+        return None
+    if isinstance(made, dict):
+        made = made["optimizer"]
+    while isinstance(made, list | tuple):
+        made = made[0]
+    return made if isinstance(made, Optimizer) else None
+
+
+def _table(cuts: list[Cut], profiles: list[CutProfile], *, counted_state: bool) -> Table:
+    crossing = [", ".join(f"{name} ({kind.value})" for name, kind in cut.split.crossing.items()) or "–" for cut in cuts]
+    caption = (
+        "* is taken if no cut is named. 1 multiply-accumulate = 2 FLOP; FLOP and smashed data are per sample. Memory is"
+        f" a client's, training at a batch of {profiles[0].batch_size}."
+    )
+    if not counted_state:
+        caption += " Optimizer state is not in the memory (the optimizer needs a trainer)."
+    headings = ["cut", "smashed", "", "parameters", "forward", "backward", "memory"]
+    if same := len(set(crossing)) == 1:
+        caption += f" Besides the smashed data there cross: {crossing[0]}."
+    else:
+        headings.append("crosses besides")
+    table = Table(title="Valid cuts, in order of execution", caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("cut", "crosses besides") else "right", no_wrap=True)
+    default = default_cut(cuts)
+    for cut, costs, beside in zip(cuts, profiles, crossing, strict=True):
+        table.add_row(
+            cut.name + (" *" if cut is default else ""),
+            " + ".join("x".join(map(str, shape)) for shape in cut.smashed_shapes),
+            bytes_text(cut.smashed_byte_per_sample),
+            f"{cut.client_parameters:,}",
+            flop_text(costs.client_forward_flop_per_sample).removesuffix("FLOP"),
+            flop_text(costs.client_backward_flop_per_sample).removesuffix("FLOP"),
+            bytes_text(costs.client_training_memory_byte),
+            *([] if same else [beside]),
+        )
+    return table
+
+
+def _document(cuts: list[Cut], profiles: list[CutProfile]) -> list[dict[str, object]]:
+    default = default_cut(cuts)
+    return [
+        {
+            **dataclasses.asdict(costs),
+            "aliases": list(cut.aliases),
+            "smashed_shapes": [list(shape) for shape in cut.smashed_shapes],
+            "crossing": {name: kind.value for name, kind in cut.split.crossing.items()},
+            "default": cut is default,
+        }
+        for cut, costs in zip(cuts, profiles, strict=True)
+    ]

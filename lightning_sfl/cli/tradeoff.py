@@ -1,0 +1,112 @@
+"""`lightning-sfl tradeoff`: train once per cut, attack each, and report what each costs and leaks."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import Namespace
+from rich.progress import Progress
+
+from lightning_sfl.cli.job import (
+    attack_log,
+    instantiate,
+    make_report,
+    metric_of,
+    profile,
+    row,
+    torch_threads,
+    write_report,
+)
+from lightning_sfl.cut.find import Cut, Search, search
+from lightning_sfl.link.log import MessageLog
+from lightning_sfl.report.report import CutRow
+
+if TYPE_CHECKING:
+    from lightning_sfl.cli.app import SplitCLI
+
+
+def tradeoff(cli: "SplitCLI", output: Path) -> None:
+    """Carry the command out."""
+    config = cli.config["tradeoff"]
+    settings = config.report
+    rows: list[CutRow] = []
+    loggers = list(cli.trainer.loggers)
+    cuts = chosen_cuts(cli, settings.cuts)
+    output.mkdir(parents=True, exist_ok=True)
+    cli.parser.save(cli.config, output / "config.yaml", overwrite=True)
+    for place, cut in enumerate(cuts):
+        print(f"Cut {place + 1} of {len(cuts)}: {cut.name}")
+        rows.append(_train_and_attack(cli, cut, output / "cuts" / cut.name))
+    strategy = config.trainer.strategy.init_args
+    report = make_report(
+        settings.title,
+        settings.metric,
+        rows,
+        {
+            "model": config.model.class_path,
+            "data": config.data.class_path,
+            "algorithm": strategy.algorithm,
+            "clients": f"{strategy.num_clients}, {strategy.partition}",
+            "seed": str(config.seed_everything),
+            "torch threads": torch_threads(),
+        },
+    )
+    write_report(report, output, loggers)
+    print(f"Wrote {output / 'report.html'} and {output / 'report.json'}.")
+
+
+def chosen_cuts(cli: "SplitCLI", names: list[str] | None) -> list[Cut]:
+    """The cuts to train at: those named, or every valid one.
+
+    Raises:
+        CutError: A named cut is not valid.
+    """
+    found = searched(cli)
+    if names is None:
+        return found.cuts()
+    return [found.cut(name) for name in names]
+
+
+def searched(cli: "SplitCLI") -> Search:
+    """The configured model, searched for cuts on a few records of the training set."""
+    run = instantiate(cli, {})
+    return search(run.model, run.first_batch(most=4), server_inputs=run.strategy.server_inputs)
+
+
+def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
+    config = cli.config["tradeoff"]
+    csv_logger = Namespace(
+        class_path="lightning.pytorch.loggers.CSVLogger", init_args=Namespace(save_dir=str(folder), name="", version="")
+    )
+    run = instantiate(
+        cli,
+        {
+            "trainer.strategy.init_args.cut": cut.name,
+            "trainer.default_root_dir": str(folder),
+            "trainer.logger": csv_logger,
+        },
+    )
+    log = MessageLog(keep_rounds=1)  # the newest messages, made by the model as trained
+    run.strategy.message_log = log
+    start = time.perf_counter()
+    run.trainer.fit(run.model, datamodule=run.data)
+    wall_s = time.perf_counter() - start
+    run.trainer.validate(run.model, datamodule=run.data, verbose=False)
+    accuracy = metric_of(run.trainer, config.report.metric)
+    log.save(folder / "log")
+    costs = profile(run, cut, run.trainer.optimizers[0])
+    with Progress() as bar:
+        task = bar.add_task(f"Attacking {cut.name}", total=1.0)
+        leakage, attack_wall_s = attack_log(
+            run, log, cut, cli.config_init["tradeoff"].privacy, lambda share: bar.update(task, completed=share)
+        )
+    return row(
+        cut,
+        costs,
+        leakage,
+        attack_wall_s,
+        run=run,
+        accuracy=accuracy,
+        rounds=run.strategy.rounds,
+        train_wall_s=wall_s,
+    )

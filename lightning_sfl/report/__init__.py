@@ -1,0 +1,1 @@
+"""One report value, three renderers: HTML, JSON and wandb."""

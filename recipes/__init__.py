@@ -1,0 +1,1 @@
+"""Complete, commented configurations, and the small modules they name."""
