@@ -26,8 +26,8 @@ def _interval(interval: Interval, digits: int) -> str:
 
 
 def _png(pixels: Pixels) -> str:
-    """A picture as a data address."""
-    array = np.asarray(pixels, dtype=np.uint8)  # (H, W, 1 or 3)
+    """A picture as a data address: in colour by its first three channels, in grey by the first where it has fewer."""
+    array = np.asarray(pixels, dtype=np.uint8)  # (H, W, C)
     buffer = io.BytesIO()
-    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(buffer, format="PNG")
+    Image.fromarray(array[..., :3] if array.shape[2] >= 3 else array[..., 0]).save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

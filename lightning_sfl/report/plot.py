@@ -40,7 +40,12 @@ def tradeoff_svg(report: Report) -> str:
             )
         blind = max((row.leakage.baseline_psnr_db.mean for row in report.rows), default=0.0)
         axis.axhline(blind, linestyle="dashed", color="#9aa0a6", linewidth=1, label="best guess without messages")
-        axis.set_xscale("log")
+        # A logarithmic axis has no 0, which is what a client computes that only embeds or normalises.
+        least = min((value for value in values if value > 0), default=1.0)
+        if all(value > 0 for value in values):
+            axis.set_xscale("log")
+        else:
+            axis.set_xscale("symlog", linthresh=least)
         axis.set_xlabel(label)
         axis.grid(visible=True, alpha=0.25)
     compute.set_ylabel("PSNR of reconstruction (dB), 95 % interval")

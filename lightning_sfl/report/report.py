@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 Pixels = tuple[tuple[tuple[int, ...], ...], ...]
-"""Rows of pixels; a pixel is 1 (grey) or 3 (colour) values from 0 to 255."""
+"""Rows of pixels; a pixel is one value from 0 to 255 per channel."""
 
 
 class Verdict(StrEnum):

@@ -5,9 +5,9 @@ def bytes_text(value: float | None) -> str:
     """Bytes in the binary unit that fits; a dash for an unknown number."""
     if value is None:
         return "–"
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
+    for unit, digits in (("B", 0), ("KiB", 1), ("MiB", 1)):
+        if round(value, digits) < 1024:
+            return f"{value:,.{digits}f} {unit}"
         value /= 1024
     return f"{value:,.1f} GiB"
 
@@ -15,7 +15,7 @@ def bytes_text(value: float | None) -> str:
 def flop_text(value: float) -> str:
     """Floating point operations in the decimal unit that fits."""
     for unit in ("", "k", "M", "G"):
-        if value < 1000:
+        if round(value, 1) < 1000:
             return f"{value:,.1f} {unit}FLOP"
         value /= 1000
     return f"{value:,.1f} TFLOP"
