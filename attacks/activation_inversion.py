@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks.client_half import ClientHalf, relative_distance
+from attacks.client_half import ClientHalf, carries_nothing, relative_distance
 from attacks.observation import Observation
 from attacks.threat import Knowledge, ThreatModel
 from lightning_sfl.link.message import MessageKind
@@ -85,6 +85,10 @@ class ActivationInversion:
                 f"input_max={self.input_max} is not accepted: it must be above input_min={self.input_min}."
             )
 
+    def check(self, client: ClientHalf) -> None:
+        """Raise a ValueError unless the private input of this client is one floating tensor of images."""
+        _image_input(client, 1)
+
     def tuned(
         self,
         observation: Observation,
@@ -123,17 +127,25 @@ class ActivationInversion:
             client: The client's half, as the attacker runs it.
             progress: Told the share of the work done, from 0 to 1.
 
+        Returns:
+            The batch; where the smashed data are all zero or not all finite (a dead or diverged client), mid-range with
+            a fit of 1, since nothing can be fitted to them.
+
         Raises:
             ValueError: The private input is not one floating tensor of images.
         """
         name, shape = _image_input(client, observation.records)
         client.load(observation.weights)
+        # Small steps of the optimiser would be lost in 16 bits.
+        dtype = torch.promote_types(client.private_dtypes()[name], torch.float32)
+        if carries_nothing(observation.smashed):
+            return Reconstruction(self._to_input(torch.full(shape, 0.5, dtype=dtype)), fit=1.0)
         draw = torch.Generator().manual_seed(self.seed)
         best: Reconstruction | None = None
         for start in range(self.restarts):
             unit_BCHW = torch.full(shape, 0.5) if start == 0 else torch.rand(shape, generator=draw)
             unit_BCHW, fit = self._descend(
-                unit_BCHW.to(client.private_dtypes()[name]),
+                unit_BCHW.to(dtype),
                 lambda x: client({name: self._to_input(x)}, observation.known),
                 observation.smashed,
                 partial(part_of, progress, start, self.restarts),

@@ -139,6 +139,6 @@ def _budget(attack: ActivationInversion, batches: int) -> str:
 
 
 def _pixels(image_CHW: Tensor, low: float, high: float) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Rows of pixels of 1 or 3 values from 0 to 255."""
+    """Rows of pixels, each a value from 0 to 255 per channel."""
     image_HWC = ((image_CHW - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0)
     return tuple(tuple(tuple(int(value) for value in pixel) for pixel in row) for row in image_HWC.tolist())

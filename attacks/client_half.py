@@ -39,11 +39,22 @@ class ClientHalf:
         self._template_records = record_count(template)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put weights and buffers of the client's half in place, by name."""
+        """Put weights and buffers of the client's half in place, by name.
+
+        Raises:
+            ValueError: The module has no such tensor, or one of another shape.
+        """
+        own = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        for name, tensor in tensors.items():
+            if name not in own or own[name].shape != tensor.shape:
+                held = f"of shape {tuple(own[name].shape)}" if name in own else "not in the module"
+                raise ValueError(
+                    f"The messages are those of another model: {name!r} of shape {tuple(tensor.shape)} was sent, which"
+                    f" is {held}."
+                )
         with torch.no_grad():
             for name, tensor in tensors.items():
-                owner, _, key = name.rpartition(".")
-                getattr(self._module.get_submodule(owner), key).copy_(tensor)
+                own[name].copy_(tensor)
 
     def private_shapes(self, records: int) -> dict[str, tuple[int, ...]]:
         """Shape of every private input in a batch of ``records``, by name."""
@@ -59,11 +70,13 @@ class ClientHalf:
         """The smashed data of a batch, with the graph back to ``private``.
 
         Args:
-            private: The attacker's guess of every private input.
+            private: The attacker's guess of every private input, in any precision.
             known: Batch tensors that crossed (labels, masks), by name.
         """
         records = next(iter(private.values())).shape[0]
-        batch = replace_tensors(self._template, {**self._resized(records), **known, **private})
+        resized = self._resized(records)
+        guess = {name: tensor.to(resized[name].dtype) for name, tensor in private.items()}
+        batch = replace_tensors(self._template, {**resized, **known, **guess})
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.filterwarnings("ignore", message="You are trying to `self.log\\(\\)`")
             return halt(self._module, self.split, lambda: self._step(self._module, batch)).smashed
@@ -78,8 +91,19 @@ class ClientHalf:
         }
 
 
+def carries_nothing(smashed: Sequence[Tensor]) -> bool:
+    """Whether smashed data are all zero, or not all finite, so that no distance to them can be told."""
+    return not all(tensor.isfinite().all() for tensor in smashed) or not any(tensor.any() for tensor in smashed)
+
+
 def relative_distance(smashed: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
     """‖f(x) − z‖² / ‖z‖², over all crossing tensors together: the fit of a guess, free of the smashed data's scale."""
-    distance = torch.stack([(ours - theirs).square().sum() for ours, theirs in zip(smashed, target, strict=True)]).sum()
-    scale = torch.stack([theirs.square().sum() for theirs in target]).sum()
+    pairs = [(_wide(ours), _wide(theirs)) for ours, theirs in zip(smashed, target, strict=True)]
+    distance = torch.stack([(ours - theirs).square().sum() for ours, theirs in pairs]).sum()
+    scale = torch.stack([theirs.square().sum() for _, theirs in pairs]).sum()
     return distance / scale
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In at least 32 bits: sums of squares overflow or stall in 16."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
