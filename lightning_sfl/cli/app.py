@@ -37,7 +37,9 @@ class ReportSettings:
 class Commands(pl.Trainer):
     """The Trainer, with the signatures of this project's commands; :class:`SplitCLI` carries them out."""
 
-    def tradeoff(self, model: pl.LightningModule, datamodule: pl.LightningDataModule, output: str) -> None:
+    def tradeoff(
+        self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None, *, output: str
+    ) -> None:
         """Train once per cut, same seed and data order, attack each, and write report.html and report.json.
 
         Args:
@@ -47,7 +49,9 @@ class Commands(pl.Trainer):
         """
         raise NotImplementedError
 
-    def plan(self, model: pl.LightningModule, datamodule: pl.LightningDataModule, json: str | None = None) -> None:
+    def plan(
+        self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None, json: str | None = None
+    ) -> None:
         """Print the table of valid cuts with their costs, without training.
 
         Args:
@@ -60,7 +64,8 @@ class Commands(pl.Trainer):
     def audit(
         self,
         model: pl.LightningModule,
-        datamodule: pl.LightningDataModule,
+        datamodule: pl.LightningDataModule | None = None,
+        *,
         output: str,
         ckpt_path: str | None = None,
         log: str | None = None,
@@ -95,16 +100,23 @@ class SplitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         if self.subcommand in _OWN_COMMANDS:
             self.save_config_callback = None  # these commands save the configuration themselves
+            strategy = self.config[self.subcommand].trainer.strategy
+            if "message_log" in getattr(strategy, "init_args", ()):
+                strategy.init_args.message_log = None  # these commands keep logs of their own
         if self.subcommand in ("tradeoff", "audit"):
             refuse_existing_report(Path(self.config[self.subcommand]["output"]))
 
-    def tradeoff(self, model: pl.LightningModule, datamodule: pl.LightningDataModule, output: str) -> None:
+    def tradeoff(
+        self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None, *, output: str
+    ) -> None:
         """See :meth:`Commands.tradeoff`."""
         from lightning_sfl.cli.tradeoff import tradeoff
 
         tradeoff(self, Path(output))
 
-    def plan(self, model: pl.LightningModule, datamodule: pl.LightningDataModule, json: str | None = None) -> None:
+    def plan(
+        self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None, json: str | None = None
+    ) -> None:
         """See :meth:`Commands.plan`."""
         from lightning_sfl.cli.plan import plan
 
@@ -113,7 +125,8 @@ class SplitCLI(LightningCLI):
     def audit(
         self,
         model: pl.LightningModule,
-        datamodule: pl.LightningDataModule,
+        datamodule: pl.LightningDataModule | None = None,
+        *,
         output: str,
         ckpt_path: str | None = None,
         log: str | None = None,

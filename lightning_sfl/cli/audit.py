@@ -9,15 +9,14 @@ from rich.progress import Progress
 from lightning_sfl.cli.job import (
     Run,
     attack_log,
+    configured_optimizer,
     instantiate,
     make_report,
     metric_of,
-    profile,
     row,
     torch_threads,
     write_report,
 )
-from lightning_sfl.cut.find import search
 from lightning_sfl.link.log import MessageLog
 
 if TYPE_CHECKING:
@@ -49,9 +48,8 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
     cut_name = next((message.cut for message in log.messages() if message.cut is not None), None)
     if cut_name is None:
         raise ValueError(f"log={log_folder!r}: its messages name no cut, so there are no smashed data to attack.")
-    cut = search(run.model, run.first_batch(most=4), server_inputs=run.strategy.server_inputs).cut(cut_name)
-    optimizers = run.trainer.optimizers
-    costs = profile(run, cut, optimizers[0] if optimizers else None)
+    cut = run.search().cut(cut_name)
+    costs = run.profile(cut, configured_optimizer(run.model))
     with Progress() as bar:
         task = bar.add_task(f"Attacking {cut.name}", total=1.0)
         leakage, wall_s = attack_log(

@@ -13,14 +13,16 @@ import lightning.pytorch as pl
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import WandbLogger
-from torch import Tensor
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from attacks.audit import AuditSettings, audit
 from attacks.client_half import ClientHalf
 from lightning_sfl.cut.batch import first_records, named_tensors
-from lightning_sfl.cut.find import Cut
+from lightning_sfl.cut.find import Cut, Search, search, training_step
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.report.html_file import to_html
 from lightning_sfl.report.json_file import to_json
@@ -32,14 +34,27 @@ from lightning_sfl.world.profile import CutProfile, profile_cut
 if TYPE_CHECKING:
     from lightning_sfl.cli.app import SplitCLI
 
-REPORT_FILES = ("report.html", "report.json")
+_REPORT_FILES = ("report.html", "report.json")
 _MOST_AUXILIARY = 64
 
 
 def refuse_existing_report(output: Path) -> None:
     """Raise a ValueError if the folder holds a report."""
-    if existing := [name for name in REPORT_FILES if (output / name).exists()]:
+    if existing := [name for name in _REPORT_FILES if (output / name).exists()]:
         raise ValueError(f"output={str(output)!r} holds a report already ({', '.join(existing)}); give another folder.")
+
+
+def configured_optimizer(model: pl.LightningModule) -> Optimizer | None:
+    """The model's optimizer, for the size of its state; None where it can only be made by a trainer."""
+    try:
+        made = model.configure_optimizers()
+    except (RuntimeError, MisconfigurationException):
+        return None
+    if isinstance(made, dict):
+        made = made["optimizer"]
+    while isinstance(made, list | tuple):
+        made = made[0]
+    return made if isinstance(made, Optimizer) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,15 +88,39 @@ class Run:
         """A batch of the first records of the training set, of the clients' batch size but at most ``most``."""
         loader = self.training_loader()
         size = self.strategy.batch_size or loader.batch_size or 1
-        return self.collate(list(range(min(size, most, len(cast(Any, loader.dataset))))))
+        batch = self.collate(list(range(min(size, most, len(cast(Any, loader.dataset))))))
+        return self._precision.convert_input(batch)
+
+    @property
+    def _precision(self) -> Precision:
+        return self.strategy.precision_plugin
+
+    def step(self, module: nn.Module, batch: Any) -> Any:
+        """Run one training step in the trainer's precision, as its clients do."""
+        with self._precision.train_step_context():
+            return training_step(module, batch)
+
+    def search(self) -> Search:
+        """The model, searched for cuts on a few records of the training set."""
+        module = self._precision.convert_module(self.model)
+        batch = self.first_batch(most=4)
+        return search(module, batch, server_inputs=self.strategy.server_inputs, step=self.step)
+
+    def profile(self, cut: Cut, optimizer: Optimizer | None) -> CutProfile:
+        """The costs of a cut for a client of this run."""
+        module = self._precision.convert_module(self.model)
+        return profile_cut(module, self.first_batch(most=256), cut, optimizer, step=self.step)
+
+    def client_half(self, cut: Cut) -> ClientHalf:
+        """The client's half as an attacker runs it."""
+        module = self._precision.convert_module(self.model)
+        return ClientHalf(module, cut.split, self.first_batch(most=2), step=self.step)
 
     def auxiliary(self, name: str) -> Tensor | None:
         """Some of the validation set's inputs called ``name``; None if there is no validation set."""
         try:
             loaders = self.data.val_dataloader()
-        except Exception as error:
-            if type(error).__name__ != "MisconfigurationException":
-                raise
+        except MisconfigurationException:
             return None
         loader = loaders[0] if isinstance(loaders, list | tuple) else loaders
         batch = first_records(next(iter(loader)), _MOST_AUXILIARY)
@@ -112,11 +151,6 @@ def instantiate(cli: "SplitCLI", settings: Mapping[str, object]) -> Run:
     return Run(model=cli.model, data=cli.datamodule, trainer=cli.trainer)
 
 
-def profile(run: Run, cut: Cut, optimizer: Optimizer | None) -> CutProfile:
-    """The costs of a cut for a client of this run."""
-    return profile_cut(run.model, run.first_batch(most=256), cut, optimizer)
-
-
 def attack_log(
     run: Run, log: MessageLog, cut: Cut, settings: AuditSettings, progress: Callable[[float], None]
 ) -> tuple[Leakage, float]:
@@ -125,7 +159,7 @@ def attack_log(
     start = time.perf_counter()
     leakage = audit(
         log,
-        ClientHalf(run.model, cut.split, run.first_batch(most=2)),
+        run.client_half(cut),
         lambda indices: named_tensors(run.collate(list(indices)))[private[0]],
         run.auxiliary(private[0]) if private else None,
         settings,

@@ -5,15 +5,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import lightning.pytorch as pl
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from torch.optim import Optimizer
 
-from lightning_sfl.cli.job import instantiate, profile
-from lightning_sfl.cut.find import Cut, default_cut, find_cuts
+from lightning_sfl.cli.job import configured_optimizer, instantiate
+from lightning_sfl.cut.find import Cut, default_cut
 from lightning_sfl.report.units import bytes_text, flop_text
 from lightning_sfl.world.profile import CutProfile
 
@@ -30,28 +27,15 @@ def plan(cli: "SplitCLI", json_file: Path | None) -> None:
     if json_file is not None and json_file.exists():
         raise ValueError(f"json={str(json_file)!r} exists already; give another file.")
     run = instantiate(cli, {"trainer.logger": False})
-    cuts = find_cuts(run.model, run.first_batch(most=4), server_inputs=run.strategy.server_inputs)
-    optimizer = _optimizer(run.model)
-    profiles = [profile(run, cut, optimizer) for cut in cuts]
+    cuts = run.search().cuts()
+    optimizer = configured_optimizer(run.model)
+    profiles = [run.profile(cut, optimizer) for cut in cuts]
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)  # written to a file or a pipe: nothing is cut short
     console.print(_table(cuts, profiles, counted_state=optimizer is not None))
     if json_file is not None:
         json_file.write_text(json.dumps(_document(cuts, profiles), indent=2) + "\n", encoding="utf-8")
-
-
-def _optimizer(model: pl.LightningModule) -> Optimizer | None:
-    """The model's optimizer, for the size of its state; None where it can only be made by a trainer."""
-    try:
-        made = model.configure_optimizers()
-    except (RuntimeError, MisconfigurationException):
-        return None
-    if isinstance(made, dict):
-        made = made["optimizer"]
-    while isinstance(made, list | tuple):
-        made = made[0]
-    return made if isinstance(made, Optimizer) else None
 
 
 def _table(cuts: list[Cut], profiles: list[CutProfile], *, counted_state: bool) -> Table:
@@ -75,7 +59,7 @@ def _table(cuts: list[Cut], profiles: list[CutProfile], *, counted_state: bool) 
         table.add_row(
             cut.name + (" *" if cut is default else ""),
             " + ".join("x".join(map(str, shape)) for shape in cut.smashed_shapes),
-            bytes_text(cut.smashed_byte_per_sample),
+            bytes_text(costs.smashed_byte_per_sample),
             f"{cut.client_parameters:,}",
             flop_text(costs.client_forward_flop_per_sample).removesuffix("FLOP"),
             flop_text(costs.client_backward_flop_per_sample).removesuffix("FLOP"),

@@ -24,6 +24,8 @@ def recipes_command(args: list[str]) -> None:
     target: Path = chosen.output or Path(chosen.name.rpartition("/")[2] + ".yaml")
     if target.exists():
         parser.error(f"output={str(target)!r} exists already; give another file with --output.")
+    if not target.parent.is_dir():
+        parser.error(f"output={str(target)!r}: there is no folder {str(target.parent)!r}.")
     target.write_text(found[chosen.name].read_text(encoding="utf-8"), encoding="utf-8")
     print(f"Wrote {target}. Run it with: lightning-sfl tradeoff --config {target} --output runs/{target.stem}")
 

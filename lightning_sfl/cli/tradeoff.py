@@ -12,12 +12,11 @@ from lightning_sfl.cli.job import (
     instantiate,
     make_report,
     metric_of,
-    profile,
     row,
     torch_threads,
     write_report,
 )
-from lightning_sfl.cut.find import Cut, Search, search
+from lightning_sfl.cut.find import Cut
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.report.report import CutRow
 
@@ -31,9 +30,10 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
     settings = config.report
     rows: list[CutRow] = []
     loggers = list(cli.trainer.loggers)
-    cuts = chosen_cuts(cli, settings.cuts)
+    refuse_earlier_runs(output)
+    cuts = chosen_cuts(cli)
     output.mkdir(parents=True, exist_ok=True)
-    cli.parser.save(cli.config, output / "config.yaml", overwrite=True)
+    cli._parser("tradeoff").save(config, output / "config.yaml", overwrite=True)
     for place, cut in enumerate(cuts):
         print(f"Cut {place + 1} of {len(cuts)}: {cut.name}")
         rows.append(_train_and_attack(cli, cut, output / "cuts" / cut.name))
@@ -55,22 +55,34 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
     print(f"Wrote {output / 'report.html'} and {output / 'report.json'}.")
 
 
-def chosen_cuts(cli: "SplitCLI", names: list[str] | None) -> list[Cut]:
-    """The cuts to train at: those named, or every valid one.
+def refuse_earlier_runs(output: Path) -> None:
+    """Raise a ValueError if the folder holds message logs of a run, which may not have come to its report."""
+    if (output / "cuts").exists():
+        raise ValueError(f"output={str(output)!r} holds the logs of an earlier run (cuts); give another folder.")
+
+
+def chosen_cuts(cli: "SplitCLI") -> list[Cut]:
+    """The cuts to train at: those named, or every valid one; what would stop the report later on is said here.
 
     Raises:
         CutError: A named cut is not valid.
+        ValueError: No cut is named, or one twice; the algorithm has no cut; validation does not log the metric; the
+            attack cannot rebuild the private input.
     """
-    found = searched(cli)
-    if names is None:
-        return found.cuts()
-    return [found.cut(name) for name in names]
-
-
-def searched(cli: "SplitCLI") -> Search:
-    """The configured model, searched for cuts on a few records of the training set."""
-    run = instantiate(cli, {})
-    return search(run.model, run.first_batch(most=4), server_inputs=run.strategy.server_inputs)
+    settings = cli.config["tradeoff"].report
+    run = instantiate(cli, {"trainer.logger": False, "trainer.limit_val_batches": 1})
+    if not run.strategy.algorithm.uses_cut:
+        raise ValueError(f"algorithm={run.strategy.algorithm.name!r} has no cut, and 'tradeoff' trains once per cut.")
+    names = settings.cuts
+    if names is not None and (not names or len(set(names)) < len(names)):
+        raise ValueError(f"report.cuts={names}: name at least one cut, each once, or null for every valid one.")
+    found = run.search()
+    cuts = found.cuts() if names is None else [found.cut(name) for name in names]
+    for cut in cuts:
+        cli.config_init["tradeoff"].privacy.attack.check(run.client_half(cut))
+    run.trainer.validate(run.model, datamodule=run.data, verbose=False)
+    metric_of(run.trainer, settings.metric)
+    return cuts
 
 
 def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
@@ -94,7 +106,7 @@ def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
     run.trainer.validate(run.model, datamodule=run.data, verbose=False)
     accuracy = metric_of(run.trainer, config.report.metric)
     log.save(folder / "log")
-    costs = profile(run, cut, run.trainer.optimizers[0])
+    costs = run.profile(cut, run.trainer.optimizers[0])
     with Progress() as bar:
         task = bar.add_task(f"Attacking {cut.name}", total=1.0)
         leakage, attack_wall_s = attack_log(

@@ -25,7 +25,7 @@ class CutProfile:
         cut: Name of the cut module.
         client_forward_flop_per_sample: Matrix products, convolutions and attention in the client's forward pass.
         client_backward_flop_per_sample: The same in its backward pass.
-        smashed_byte_per_sample: What crosses up per sample, uncompressed.
+        smashed_byte_per_sample: What crosses up per sample, in the precision of the step, uncompressed.
         client_parameters: Number of parameters the client holds.
         client_parameter_byte: Their bytes.
         client_training_memory_byte: Weights, buffers, gradients, optimizer state and saved activations of the client at
@@ -52,7 +52,7 @@ def profile_cut(
 
     Args:
         module: The module.
-        batch: A client's batch.
+        batch: A client's batch, in the precision that it has on its way into the step.
         cut: The cut, from ``find_cuts``.
         optimizer: The module's optimizer, for the size of its state; None counts no state.
         step: How to run one step.
@@ -81,9 +81,9 @@ def profile_cut(
         cut=cut.name,
         client_forward_flop_per_sample=forward.get_total_flops() / samples,
         client_backward_flop_per_sample=backward.get_total_flops() / samples,
-        smashed_byte_per_sample=cut.smashed_byte_per_sample,
+        smashed_byte_per_sample=_bytes(list(halted.smashed)) / samples,
         client_parameters=cut.client_parameters,
-        client_parameter_byte=cut.client_parameter_byte,
+        client_parameter_byte=_bytes(client),
         client_training_memory_byte=_bytes(client)
         + _bytes(buffers)
         + _bytes([parameter.grad for parameter in trained if parameter.grad is not None])

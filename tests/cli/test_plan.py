@@ -1,0 +1,131 @@
+import json
+
+import pytest
+import torch
+from cli_cases import QUICKSTART, quick, refusal, write
+
+from lightning_sfl.cli import main
+from lightning_sfl.cut.find import find_cuts
+from recipes.cnn.small_resnet import SmallResNet
+
+CUTS = ["stem.0", "stem.1", "stem", "block1", "block2", "block3", "block4", "pool.0", "pool", "head"]
+
+
+def rows(printed: str) -> dict[str, str]:
+    """The lines of the table by cut."""
+    lines = [line.split() for line in printed.splitlines()]
+    return {line[0]: " ".join(line[1:]) for line in lines if line and line[0] in CUTS}
+
+
+def test_every_valid_cut_is_printed_with_its_costs_and_nothing_is_written(recipe, here, capsys):
+    main(["plan", "--config", recipe])
+
+    printed = rows(capsys.readouterr().out)
+    assert list(printed) == CUTS
+    assert printed["block1"].startswith("2x32x32 8.0 KiB 102 ")
+    assert printed["block2"].startswith("* 4x16x16 4.0 KiB ")  # the default
+    assert list(here.iterdir()) == []
+
+
+def test_the_costs_of_the_first_convolution(tmp_path, capsys):
+    """Quickstart, stem.0: 8 filters of 3x3 on 32x32 places are 73,728 MAC = 147.5 kFLOP and 72 weights; per sample 8 ·
+    1024 · 4 B = 32 KiB. Memory at batch 8: weights, gradients and momentum 3 · 288 B, images 8 · 4 KiB: 32.8 KiB."""
+    main(["plan", "--config", str(QUICKSTART)])
+
+    assert rows(capsys.readouterr().out)["stem.0"] == "8x32x32 32.0 KiB 72 147.5 k 147.5 k 32.8 KiB"
+
+
+def test_json_holds_the_same_cuts_unrounded(recipe, tmp_path, here, capsys):
+    target = tmp_path / "plan.json"
+
+    main(["plan", "--config", recipe, "--json", str(target)])
+
+    found = json.loads(target.read_text())
+    expected = find_cuts(SmallResNet(width=2), (torch.rand(4, 1, 32, 32), torch.arange(4)))
+    assert [entry["cut"] for entry in found] == CUTS == [cut.name for cut in expected]
+    assert [entry["client_parameters"] for entry in found] == [cut.client_parameters for cut in expected]
+    assert [entry["smashed_byte_per_sample"] for entry in found] == [cut.smashed_byte_per_sample for cut in expected]
+    assert [entry["cut"] for entry in found if entry["default"]] == ["block2"]
+    assert all(entry["crossing"] == {"1": "label"} for entry in found)
+    assert all(entry["batch_size"] == 4 for entry in found)
+    assert list(here.iterdir()) == []
+
+
+def test_memory_is_that_of_the_clients_batch(tmp_path, capsys):
+    """From batch 4 to 8, stem.0 saves 4 more images of 4 KiB."""
+    found = []
+    for size in (4, 8):
+        target = tmp_path / f"{size}.json"
+        recipe = write(tmp_path, quick(**{"trainer.strategy.init_args.batch_size": size}))
+        main(["plan", "--config", recipe, "--json", str(target)])
+        found.append(json.loads(target.read_text())[0])
+
+    assert [entry["batch_size"] for entry in found] == [4, 8]
+    assert found[1]["client_training_memory_byte"] - found[0]["client_training_memory_byte"] == 4 * 4096
+
+
+def test_an_existing_json_file_is_refused_and_kept(recipe, tmp_path, capsys):
+    target = tmp_path / "plan.json"
+    target.write_text("mine")
+
+    said = refusal(["plan", "--config", recipe, "--json", str(target)], capsys)
+
+    assert "plan.json" in said
+    assert "exists already" in said
+    assert target.read_text() == "mine"
+
+
+def test_a_recipe_without_data_is_refused_clearly(tmp_path, capsys):
+    recipe = quick()
+    del recipe["data"]
+
+    said = refusal(["plan", "--config", write(tmp_path, recipe)], capsys)
+
+    assert "data" in said
+    assert "positional argument" not in said
+
+
+def test_another_strategy_is_refused_by_name(tmp_path, capsys):
+    recipe = quick(**{"trainer.strategy": "auto"})
+
+    said = refusal(["plan", "--config", write(tmp_path, recipe)], capsys)
+
+    assert "trainer.strategy='auto'" in said
+    assert "SplitFederatedStrategy" in said
+
+
+def test_the_registered_name_of_the_strategy_will_do(tmp_path, capsys):
+    recipe = quick(**{"trainer.strategy": "split_federated"})
+
+    main(["plan", "--config", write(tmp_path, recipe)])
+
+    assert list(rows(capsys.readouterr().out)) == CUTS
+
+
+def test_what_an_input_or_mask_gives_away_is_listed(tmp_path, capsys):
+    """A head that looks at the images again lets them cross; the plan must say so, where it is allowed at all."""
+    recipe = quick(
+        **{
+            "model.class_path": "cli_models.LooksAgain",
+            "model.init_args": {},
+            "trainer.strategy.init_args.server_inputs": ["0"],
+            "trainer.strategy.init_args.cut": None,
+        }
+    )
+    target = tmp_path / "plan.json"
+
+    main(["plan", "--config", write(tmp_path, recipe), "--json", str(target)])
+
+    crossing = {entry["cut"]: entry["crossing"] for entry in json.loads(target.read_text())}
+    assert crossing["stem"] == {"0": "input", "1": "label"}
+    assert "0 (input)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("optimizer", ["needs a trainer", "several groups"])
+def test_the_table_says_where_the_optimizers_state_is_not_counted(tmp_path, capsys, optimizer):
+    model = {"needs a trainer": "cli_models.NeedsTrainer", "several groups": "cli_models.Grouped"}[optimizer]
+
+    main(["plan", "--config", write(tmp_path, quick(**{"model.class_path": model}))])
+
+    said = "Optimizer state is not in the memory" in " ".join(capsys.readouterr().out.split())
+    assert said == (optimizer == "needs a trainer")
