@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,19 @@ class RandomState:
         numpy = np.random.get_state(legacy=False)  # noqa: NPY002 - the user's step may draw from it
         assert isinstance(numpy, dict)
         return cls(torch.get_rng_state(), cuda, numpy, random.getstate())
+
+    def to_state(self) -> dict[str, Any]:
+        """As tensors and plain Python, for checkpoints."""
+        inner = self.numpy["state"]
+        numpy = {**self.numpy, "state": {**inner, "key": torch.from_numpy(inner["key"].copy())}}
+        return {"cpu": self.cpu, "cuda": list(self.cuda), "numpy": numpy, "python": self.python}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "RandomState":
+        """What :meth:`to_state` gave."""
+        inner = state["numpy"]["state"]
+        numpy = {**state["numpy"], "state": {**inner, "key": inner["key"].numpy()}}
+        return cls(state["cpu"], tuple(state["cuda"]), numpy, state["python"])
 
     def restore(self) -> None:
         """Go back to this state."""

@@ -2,12 +2,16 @@
 
 from lightning_sfl.algorithms.fedavg import FedAvg
 from lightning_sfl.algorithms.placement import Algorithm
+from lightning_sfl.algorithms.split_learning import SplitLearning
 from lightning_sfl.algorithms.splitfed_shared import SplitFedShared
 from lightning_sfl.algorithms.splitfed_v1 import SplitFedV1
+from lightning_sfl.algorithms.splitfed_v2 import SplitFedV2
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     SplitFedShared.name: SplitFedShared,
     SplitFedV1.name: SplitFedV1,
+    SplitFedV2.name: SplitFedV2,
+    SplitLearning.name: SplitLearning,
     FedAvg.name: FedAvg,
 }
 

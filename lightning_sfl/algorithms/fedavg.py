@@ -7,6 +7,7 @@ from torch import nn
 
 from lightning_sfl.algorithms.placement import Owned, Placement, everything
 from lightning_sfl.cut.split import Split
+from lightning_sfl.schedule import ParallelSchedule, Schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,7 @@ class FedAvg:
 
     name: ClassVar[str] = "fedavg"
     uses_cut: ClassVar[bool] = False
+    schedule: ClassVar[type[Schedule]] = ParallelSchedule
 
     def place(self, module: nn.Module, split: Split | None) -> Placement:
         """See :meth:`Algorithm.place`."""

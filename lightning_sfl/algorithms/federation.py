@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_sfl.algorithms.aggregation import Aggregation, ClientOptimizerState
 from lightning_sfl.algorithms.placement import Owned, Placement
 from lightning_sfl.clients import Participant, Shard
 from lightning_sfl.link.link import Link
@@ -30,12 +32,21 @@ class Federation:
         placement: Who owns what.
         link: Carries broadcasts and updates.
         cut: The cut in force, for the messages.
+        aggregation: How participants become one model.
     """
 
     def __init__(
-        self, module: nn.Module, optimizer: Optimizer, placement: Placement, link: Link, cut: str | None
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        placement: Placement,
+        link: Link,
+        cut: str | None,
+        aggregation: Aggregation,
     ) -> None:
         self.placement = placement
+        self._aggregation = aggregation
+        self._kept: dict[int, tuple[dict[str, State], dict[str, State]]] = {}
         self.round: int | None = None
         self.participants: dict[int, Participant] = {}
         self._module = module
@@ -44,7 +55,7 @@ class Federation:
         self._cut = cut
         self._idle: list[Participant] = []
         self._reading: list[tuple[str, Tensor, Tensor]] | None = None
-        self._reading_state: dict[Tensor, State] = {}
+        self._reading_state: dict[str, State] = {}
 
     def open(self, round: int, clients: Sequence[int], step: int) -> None:
         """Begin a round: send the global model to its participants."""
@@ -55,15 +66,17 @@ class Federation:
         for client in clients:
             participant = self._idle.pop() if self._idle else self._new_participant()
             participant.client, participant.samples = client, 0
-            participant.shard.load(*self._send(shard, client, step, uplink=False))
-            participant.replica.load(*replica)  # it stays on the server
+            received = self._send(shard, client, step, uplink=False)
+            if self._aggregation.client_optimizer_state is ClientOptimizerState.AVERAGE:
+                own = (received[1], replica[1])
+            else:
+                own = self._kept.get(client, ({}, {}))
+            participant.shard.load(received[0], own[0])
+            participant.replica.load(replica[0], own[1])  # it stays on the server
             self.participants[client] = participant
 
     def close(self, step: int) -> None:
-        """End the round: average what the participants own, weighted by the samples they processed since it began.
-
-        Nobody present: nothing changes.
-        """
+        """End the round: average what the participants own. Nobody present: nothing changes."""
         present = self._present()
         shards = [self._send(_part(p.shard), p.client, step, uplink=True) for p in present]
         replicas = [_part(p.replica) for p in present]
@@ -75,8 +88,12 @@ class Federation:
                     self._put_buffer(name, tensor)
                 else:
                     held.copy_(tensor)
+        rule = self._aggregation.client_optimizer_state
+        if rule is ClientOptimizerState.KEEP:
+            for participant in present:
+                self._kept[participant.client] = (_part(participant.shard)[1], _part(participant.replica)[1])
         for name, state in states.items():
-            self._optimizer.state[self._module.get_parameter(name)] = state
+            self._set_state(name, {} if rule is ClientOptimizerState.RESET else state)
         self._idle.extend(self.participants.values())
         self.participants = {}
         self.round = None
@@ -109,9 +126,8 @@ class Federation:
             self._reading.append((name, shown, shown.data))
             shown.data = tensor
         for name, state in states.items():
-            parameter = self._module.get_parameter(name)
-            self._reading_state[parameter] = self._optimizer.state.get(parameter, {})
-            self._optimizer.state[parameter] = state
+            self._reading_state[name] = self._optimizer.state.get(self._module.get_parameter(name), {})
+            self._set_state(name, state)
 
     def resume(self) -> None:
         """End :meth:`read`. Nothing that was read is fed back."""
@@ -119,12 +135,59 @@ class Federation:
             tensor.data = data
             if self._tensor(name) is not tensor:  # a buffer that a reader assigned anew
                 self._put_buffer(name, tensor)
-        for parameter, state in self._reading_state.items():
-            if state:
-                self._optimizer.state[parameter] = state
-            else:
-                del self._optimizer.state[parameter]
+        for name, state in self._reading_state.items():
+            self._set_state(name, state)
         self._reading, self._reading_state = None, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the round at hand holds beside the global model, as tensors and plain Python; not copies."""
+        was_read = self._reading is not None
+        self.resume()
+        state: dict[str, Any] = {
+            "round": self.round,
+            "participants": {
+                client: {
+                    "samples": participant.samples,
+                    "shard": _part(participant.shard),
+                    "replica": _part(participant.replica),
+                }
+                for client, participant in self.participants.items()
+            },
+            "kept": self._kept,
+            "global": [self._global(owned) for owned in (self.placement.client, self.placement.replica)],
+        }
+        if was_read:
+            self.read()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the middle of a round, at the same cut or at another.
+
+        At another cut, what a participant owns now and did not own before is a copy of the global model; what it owned
+        and is shared by now is the mean that the checkpoint shows.
+        """
+        assert not self.participants
+        self.round, self._kept = state["round"], dict(state["kept"])
+        owned_now = {*self.placement.client.names, *self.placement.replica.names}
+        for tensors, states in state["global"]:  # what is shared by now has its mean in the checkpoint's own weights
+            with torch.no_grad():
+                for name in owned_now & tensors.keys():
+                    self._tensor(name).copy_(tensors[name])
+            for name in owned_now & tensors.keys() & dict(self._module.named_parameters()).keys():
+                self._set_state(name, states.get(name, {}))
+        for client, saved in state["participants"].items():
+            participant = self._new_participant()
+            participant.client, participant.samples = client, saved["samples"]
+            tensors = {**saved["shard"][0], **saved["replica"][0]}
+            states = {**{name: {} for name in tensors}, **saved["shard"][1], **saved["replica"][1]}
+            for shard, owned in (
+                (participant.shard, self.placement.client),
+                (participant.replica, self.placement.replica),
+            ):
+                held, held_states = self._global(owned)
+                own = {name: tensors.get(name, tensor) for name, tensor in held.items()}
+                shard.load(own, {**held_states, **states})
+            self.participants[client] = participant
 
     def _new_participant(self) -> Participant:
         client, replica = self.placement.client, self.placement.replica
@@ -143,13 +206,21 @@ class Federation:
         tensor: Tensor = getattr(self._module.get_submodule(owner), key)
         return tensor
 
+    def _set_state(self, name: str, state: State) -> None:
+        """Put a parameter's state in the user's optimizer; an empty one takes it out."""
+        parameter = self._module.get_parameter(name)
+        if state:
+            self._optimizer.state[parameter] = state
+        else:
+            self._optimizer.state.pop(parameter, None)
+
     def _put_buffer(self, name: str, tensor: Tensor) -> None:
         owner, _, key = name.rpartition(".")
         self._module.get_submodule(owner)._buffers[key] = tensor
 
     def _global(self, owned: Owned) -> Part:
         """Weights, buffers and optimizer state of the global model; not copies."""
-        tensors = {name: self._tensor(name).detach() for name in (*owned.parameters, *owned.buffers)}
+        tensors = {name: self._tensor(name).detach() for name in owned.names}
         found = {name: self._optimizer.state.get(self._module.get_parameter(name)) for name in owned.parameters}
         return tensors, {name: state for name, state in found.items() if state}
 
@@ -171,7 +242,7 @@ class Federation:
             )
 
         received = send(MessageKind.CLIENT_UPDATE if uplink else MessageKind.BROADCAST, tensors)
-        if states:
+        if states and self._aggregation.client_optimizer_state is ClientOptimizerState.AVERAGE:
             states = unpack_states(send(MessageKind.OPTIMIZER_STATE, pack_states(states)), states)
         return received, states
 
@@ -181,7 +252,7 @@ class Federation:
 
     def _mean(self, present: list[Participant], shards: list[Part], replicas: list[Part]) -> Part:
         """The weighted mean over participants of their shards and replicas."""
-        weights = sample_weights([participant.samples for participant in present])
+        weights = self._aggregation.weights(present)
         tensors: Tensors = {}
         states: dict[str, State] = {}
         with torch.no_grad():
@@ -196,12 +267,6 @@ class Federation:
                     if state := mean_state([part[1].get(name, {}) for part in parts], weights):
                         states[name] = state
         return tensors, states
-
-
-def sample_weights(samples: Sequence[int]) -> list[float]:
-    """Weights in proportion to samples, summing to 1; exactly 1 for a single party."""
-    total = sum(samples)
-    return [count / total for count in samples]
 
 
 def _part(shard: Shard) -> Part:

@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 from torch import nn
 
 from lightning_sfl.cut.split import Split
+from lightning_sfl.schedule import Schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,6 +16,11 @@ class Owned:
 
     parameters: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Parameters, then buffers."""
+        return (*self.parameters, *self.buffers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,7 @@ class Algorithm(Protocol):
 
     name: ClassVar[str]
     uses_cut: ClassVar[bool]
+    schedule: ClassVar[type[Schedule]]
 
     def place(self, module: nn.Module, split: Split | None) -> Placement:
         """Say who owns what.

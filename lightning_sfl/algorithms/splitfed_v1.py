@@ -7,6 +7,7 @@ from torch import nn
 
 from lightning_sfl.algorithms.placement import Placement, client_side, server_side
 from lightning_sfl.cut.split import Split
+from lightning_sfl.schedule import ParallelSchedule, Schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class SplitFedV1:
 
     name: ClassVar[str] = "splitfed_v1"
     uses_cut: ClassVar[bool] = True
+    schedule: ClassVar[type[Schedule]] = ParallelSchedule
 
     def place(self, module: nn.Module, split: Split | None) -> Placement:
         """See :meth:`Algorithm.place`."""

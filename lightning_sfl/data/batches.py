@@ -14,6 +14,7 @@ class ClientBatches:
         indices: ``{client: places in the training set}`` of those samples.
         round: The round the step belongs to.
         step: The step, counted over the whole run.
+        participants: The clients that take part in the round; sequential algorithms have one at a time in a step.
         closes_round: Whether it is the last step of its round.
     """
 
@@ -21,6 +22,7 @@ class ClientBatches:
     indices: dict[int, tuple[int, ...]]
     round: int
     step: int
+    participants: tuple[int, ...]
     closes_round: bool
 
     def __iter__(self) -> Iterator[int]:

@@ -1,6 +1,9 @@
 """The training loader of the clients: the user's loader, with its samples dealt out."""
 
+import hashlib
+import math
 from collections.abc import Callable, Iterator, Sized
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +13,9 @@ from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.data.labels import labels_of
 from lightning_sfl.data.partition import Indices, Partition
 from lightning_sfl.data.plan import BatchPlan
-from lightning_sfl.data.schedule import ParallelSchedule
+from lightning_sfl.data.seeded import SeededSamples
+from lightning_sfl.random_state import RandomState
+from lightning_sfl.schedule import Schedule
 
 
 class ClientLoader:
@@ -25,17 +30,26 @@ class ClientLoader:
         schedule: Who takes part when.
         batch_size: Samples per client and step.
         seed: The seed of the clients' orders.
+
+    Attributes:
+        most_steps: Steps after which whoever asks for them leaves off an epoch, as `limit_train_batches` makes a
+            trainer do. A state saved there is one of a finished epoch.
+        random_state: Put back when the first step after :meth:`load_state_dict` is asked for.
     """
 
     def __init__(
-        self, loader: DataLoader[Any], parts: list[Indices], schedule: ParallelSchedule, *, batch_size: int, seed: int
+        self, loader: DataLoader[Any], parts: list[Indices], schedule: Schedule, *, batch_size: int, seed: int
     ) -> None:
+        self._dataset = loader.dataset
         self.parts = parts
         self.schedule = schedule
         self.batch_size = batch_size
+        self.most_steps = math.inf
+        self.random_state: RandomState | None = None
+        self._is_resumed = False
         self._plan = BatchPlan(loader, parts, schedule, batch_size=batch_size, seed=seed)
         self._loader: DataLoader[Any] = DataLoader(
-            loader.dataset,
+            SeededSamples(loader.dataset, seed) if loader.num_workers > 0 else loader.dataset,
             batch_sampler=self._plan,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
@@ -54,7 +68,7 @@ class ClientLoader:
     @property
     def dataset(self) -> Any:
         """The training set."""
-        return self._loader.dataset
+        return self._dataset
 
     @property
     def worker_init_fn(self) -> Callable[[int], None] | None:
@@ -66,13 +80,37 @@ class ClientLoader:
         self._loader.worker_init_fn = function
 
     def __iter__(self) -> Iterator[ClientBatches]:
-        """Begin an epoch. What workers had fetched ahead was never delivered, and is planned again."""
-        self._plan.begin_epoch()
-        return self._deliver(iter(self._loader))
+        """Begin an epoch. What workers had fetched ahead was never delivered, and is planned again.
+
+        After :meth:`load_state_dict` nothing is drawn before the first step is asked for.
+        """
+        return self._resumed() if self._is_resumed else self._deliver(self._begin())
+
+    def _begin(self) -> Iterator[Any]:
+        """Begin an epoch, or go on with one, which draws nothing: the run that was saved had drawn already."""
+        resumed, self._is_resumed = self._is_resumed, False
+        if self.random_state is not None:
+            self.random_state.restore()
+            self.random_state = None
+        if not (resumed and 0 < self._plan.epoch_steps < min(len(self), self.most_steps)):
+            self._plan.begin_epoch()
+            return iter(self._loader)
+        self._plan.continue_epoch()
+        generator = self._loader.generator
+        state, own = RandomState.capture(), None if generator is None else generator.get_state()
+        fetched = iter(self._loader)  # draws a seed for workers
+        state.restore()
+        if generator is not None and own is not None:
+            generator.set_state(own)
+        return fetched
+
+    def _resumed(self) -> Iterator[ClientBatches]:
+        yield from self._deliver(self._begin())
 
     def _deliver(self, fetched: Iterator[Any]) -> Iterator[ClientBatches]:
-        for _ in range(len(self)):
+        for _ in range(len(self) - self._plan.epoch_steps):
             step = self._plan.delivered_steps
+            turn = self.schedule.turn(step)
             batches: dict[int, Any] = {}
             indices: dict[int, tuple[int, ...]] = {}
             whole = False
@@ -84,22 +122,49 @@ class ClientLoader:
             yield ClientBatches(
                 batches=batches,
                 indices=indices,
-                round=self.schedule.round_of(step),
+                round=turn.round,
                 step=step,
-                closes_round=self.schedule.closes_round(step),
+                participants=turn.participants,
+                closes_round=turn.closes_round,
             )
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Tells one partition from another."""
+        digest = hashlib.sha256()
+        for part in self.parts:
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+        return digest.hexdigest()
 
     def go_on_after(self, earlier: "ClientLoader") -> None:
         """Take the place of a loader whose data were reloaded: steps and rounds go on, passes begin anew."""
         self._plan.delivered_steps = earlier._plan.delivered_steps
 
     def state_dict(self) -> dict[str, Any]:
-        """Delivered steps, and how far every client is. Plain Python, for checkpoints."""
-        return self._plan.state_dict()
+        """Delivered steps, how far every client is, and the epoch at hand, as tensors and plain Python."""
+        generator = self._loader.generator
+        return {
+            **self._plan.state_dict(),
+            "generator": None if generator is None else generator.get_state(),
+            "parts": self._fingerprint,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state.
+
+        Raises:
+            ValueError: It is that of other data, or of another partition.
+        """
+        if state["parts"] != self._fingerprint:
+            raise ValueError(
+                "The checkpoint was saved with another partition of the training set, or with other clients. Give the"
+                " same data, partition=, num_clients= and seed=, or load its weights alone and start anew."
+            )
         self._plan.load_state_dict(state)
+        if state["generator"] is not None and self._loader.generator is not None:
+            self._loader.generator.set_state(state["generator"])
+        self._is_resumed = True
 
 
 def client_loader(
@@ -108,7 +173,7 @@ def client_loader(
     partition: Partition,
     num_clients: int,
     batch_size: int | None,
-    schedule: ParallelSchedule,
+    schedule: Schedule,
     seed: int,
 ) -> ClientLoader:
     """Deal the samples of the user's training loader out to the clients.

@@ -7,8 +7,10 @@ the very random numbers the plain run would draw.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
 from lightning_sfl.data.partition import Indices
 from lightning_sfl.random import generator
@@ -35,7 +37,7 @@ class ClientOrder:
         self._seed = seed
         self._left: dict[int, Indices] = {}
         self._passes: dict[int, int] = {}
-        self._started: set[int] = set()
+        self._passes_before: dict[int, int] = {}
         self._draw_epoch: Callable[[], Sequence[int]] = list
         self._place: Indices | None = None
 
@@ -43,10 +45,12 @@ class ClientOrder:
         """Begin an epoch; ``draw`` gives the order of the whole training set, and is called when first needed."""
         self._draw_epoch = draw
         self._place = None
-        self._started = set()
+        self._passes_before = dict(self._passes)
 
     def draw_epoch(self) -> None:
-        """Draw the epoch's order now, where a plain loader would."""
+        """Draw the epoch's order now, where a plain loader would; nothing if the epoch is being gone on with."""
+        if self._place is not None:
+            return
         order = np.asarray(self._draw_epoch(), dtype=np.int64)
         if self._shuffled:
             self._place = np.empty(len(order), dtype=np.int64)
@@ -70,15 +74,26 @@ class ClientOrder:
         self._passes[client] = number + 1
         if not self._shuffled:
             return part
-        if client in self._started:
+        if number > self._passes_before.get(client, 0):  # its second pass in this epoch
             return generator(self._seed, "pass", client, number).permutation(part)
-        self._started.add(client)
         assert self._place is not None, "the epoch's order is drawn before its first batch"
         return part[np.argsort(self._place[part])]
 
     def progress(self, client: int) -> "Progress":
         """How far a client that has begun is."""
         return Progress(self._passes[client], self._left[client])
+
+    def epoch_state(self) -> dict[str, Any]:
+        """What the epoch at hand began with, as tensors and plain Python."""
+        return {
+            "passes_before": self._passes_before,
+            "place": None if self._place is None else torch.from_numpy(self._place),
+        }
+
+    def continue_epoch(self, state: Mapping[str, Any]) -> None:
+        """Go on in the middle of an epoch."""
+        self._passes_before = dict(state["passes_before"])
+        self._place = None if state["place"] is None else state["place"].numpy()
 
     def restore(self, progress: Mapping[int, "Progress"]) -> None:
         """Go back to where the clients were; those not named have not begun."""

@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any, cast
 
-import numpy as np
+import torch
 from torch.utils.data import DataLoader, RandomSampler
 
 from lightning_sfl.data.order import ClientOrder, Progress
 from lightning_sfl.data.partition import Indices
-from lightning_sfl.data.schedule import ParallelSchedule
+from lightning_sfl.data.seeded import Sample
+from lightning_sfl.schedule import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class _Planned:
 
 
 class BatchPlan:
-    """Index lists for ``DataLoader(batch_sampler=...)``, one per client and step.
+    """Index lists for ``DataLoader(batch_sampler=...)``, one per client and step; of :class:`Sample` for workers.
 
     It knows nothing of the loader it is handed to: a cycle would keep persistent workers alive.
 
@@ -41,7 +42,7 @@ class BatchPlan:
         self,
         loader: DataLoader[Any],
         parts: Sequence[Indices],
-        schedule: ParallelSchedule,
+        schedule: Schedule,
         *,
         batch_size: int,
         seed: int,
@@ -51,6 +52,7 @@ class BatchPlan:
         # Where a plain loader asks its sampler once more than there are samples: for a short last batch, and wherever
         # workers fetch ahead. A sampler with a generator of its own draws from it then.
         self._asks_beyond_the_end = (not loader.drop_last and size % loader.batch_size > 0) or loader.num_workers > 0
+        self._in_workers = loader.num_workers > 0
         self._size = size
         self._sampler = loader.sampler
         self._schedule = schedule
@@ -64,6 +66,8 @@ class BatchPlan:
         sizes = [len(part) for part in parts]
         self.steps_per_epoch = schedule.steps_per_epoch(sizes, batch_size, drop_last=loader.drop_last)
         self.delivered_steps = 0
+        self.epoch_steps = 0
+        self._loaded_epoch: dict[str, Any] = {}
         self._progress: dict[int, Progress] = {}
         self._planned: deque[_Planned] = deque()
 
@@ -71,7 +75,14 @@ class BatchPlan:
         """Begin an epoch from what was delivered."""
         self._order.restore(self._progress)
         self._planned.clear()
+        self.epoch_steps = 0
         self._order.begin_epoch(self._epoch_order)
+
+    def continue_epoch(self) -> None:
+        """Go on with the epoch that the loaded state was saved in, which draws nothing."""
+        self._order.restore(self._progress)
+        self._planned.clear()
+        self._order.continue_epoch(self._loaded_epoch)
 
     def _epoch_order(self) -> list[int]:
         """Where the user's sampler goes in this epoch, drawing what a plain loader draws from it."""
@@ -81,16 +92,16 @@ class BatchPlan:
             next(visits, None)
         return order
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[int] | list[Sample]]:
         self._order.draw_epoch()
-        for step in range(self.delivered_steps, self.delivered_steps + self.steps_per_epoch):
-            clients = self._schedule.participants(self._schedule.round_of(step))
+        for step in range(self.delivered_steps, self.delivered_steps + self.steps_per_epoch - self.epoch_steps):
+            clients = self._schedule.turn(step).clients
             for client in clients:
                 indices = self._order.next_batch(client)
-                self._planned.append(
-                    _Planned(client, indices, self._order.progress(client), last_of_step=client == clients[-1])
-                )
-                yield indices.tolist()
+                progress = self._order.progress(client)
+                self._planned.append(_Planned(client, indices, progress, last_of_step=client == clients[-1]))
+                samples: list[int] = indices.tolist()
+                yield [Sample(client, progress.passes, index) for index in samples] if self._in_workers else samples
 
     def deliver(self) -> tuple[int, Indices, bool]:
         """Note that the next planned batch was delivered.
@@ -101,20 +112,26 @@ class BatchPlan:
         planned = self._planned.popleft()
         self._progress[planned.client] = planned.progress
         self.delivered_steps += planned.last_of_step
+        self.epoch_steps += planned.last_of_step
         return planned.client, planned.indices, planned.last_of_step
 
     def state_dict(self) -> dict[str, Any]:
-        """Delivered steps, and how far every client is; plain Python."""
+        """Delivered steps, how far every client is, and the epoch at hand; tensors and plain Python."""
         return {
             "delivered_steps": self.delivered_steps,
-            "progress": {client: (found.passes, found.left.tolist()) for client, found in self._progress.items()},
+            "progress": {
+                client: (found.passes, torch.from_numpy(found.left)) for client, found in self._progress.items()
+            },
+            "epoch_steps": self.epoch_steps,
+            "epoch": self._order.epoch_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.delivered_steps = state["delivered_steps"]
         self._progress = {
-            client: Progress(passes, np.asarray(left, dtype=np.int64))
-            for client, (passes, left) in state["progress"].items()
+            client: Progress(passes, left.numpy()) for client, (passes, left) in state["progress"].items()
         }
         self._order.restore(self._progress)
+        self.epoch_steps = state["epoch_steps"]
+        self._loaded_epoch = state["epoch"]

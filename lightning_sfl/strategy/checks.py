@@ -1,6 +1,8 @@
 """What the strategy refuses, and says so before anything has run or been written."""
 
 from collections.abc import Sequence
+from enum import StrEnum
+from typing import TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -19,6 +21,16 @@ def check_integer(name: str, value: object, *, least: int, or_none: bool = False
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         accepted = f"an integer of at least {least}" + (", or None" if or_none else "")
         raise ValueError(f"{name}={value!r} is not accepted: give {accepted}.")
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def check_choice(name: str, value: str, choices: type[Choice]) -> Choice:
+    """The choice called ``value``; a ValueError if there is none."""
+    if value not in tuple(choices):
+        raise ValueError(f"{name}={value!r} is not known. Accepted are {', '.join(repr(str(one)) for one in choices)}.")
+    return choices(value)
 
 
 def check_devices(devices: Sequence[torch.device] | None, num_nodes: int) -> None:

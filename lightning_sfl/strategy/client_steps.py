@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_sfl.algorithms.aggregation import Aggregation
 from lightning_sfl.algorithms.federation import Federation
 from lightning_sfl.algorithms.placement import Algorithm
 from lightning_sfl.cut.batch import named_tensors
@@ -21,7 +22,7 @@ from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.link.link import Link
 from lightning_sfl.link.log import Origin
 from lightning_sfl.link.message import MessageKind
-from lightning_sfl.strategy.first_step import choose_cut, watched_step
+from lightning_sfl.strategy.first_step import choose_cut, probe, watched_step
 
 
 class ClientSteps:
@@ -32,6 +33,7 @@ class ClientSteps:
         optimizer: The user's optimizer.
         precision: The trainer's precision, in whose context passes run.
         algorithm: Says who owns what.
+        aggregation: How participants become one model.
         link: Carries what crosses.
         cut: Name of the cut module; None for the default, or for an algorithm without a cut.
         server_inputs: Model inputs that may cross.
@@ -44,6 +46,7 @@ class ClientSteps:
         precision: Precision,
         *,
         algorithm: Algorithm,
+        aggregation: Aggregation,
         link: Link,
         cut: str | None,
         server_inputs: tuple[str, ...],
@@ -52,12 +55,14 @@ class ClientSteps:
         self._optimizer = optimizer
         self._precision = precision
         self._algorithm = algorithm
+        self.aggregation = aggregation
         self._link = link
         self._cut = cut
         self._server_inputs = server_inputs
         self.split: Split | None = None
         self.federation: Federation | None = None
         self.rounds = 0
+        self._saved: Mapping[str, Any] | None = None
 
     @property
     def shares_loss(self) -> bool:
@@ -67,16 +72,19 @@ class ClientSteps:
     def begin(self, batches: ClientBatches) -> None:
         """Begin a step: stop showing the global model, and begin its round if it is a new one."""
         if self.federation is None:
-            if self._algorithm.uses_cut:
+            if self._saved is not None:
+                self._go_on(batches)
+            elif self._algorithm.uses_cut:
                 return  # the first client's step will tell whose is what
-            self._found(None)
+            else:
+                self._found(None)
         assert self.federation is not None
         self.federation.resume()
         if self.federation.round == batches.round:
             return
         if self.federation.round is not None:
             self.federation.close(batches.step)  # the last step of the round before was skipped
-        self.federation.open(batches.round, list(batches), batches.step)
+        self.federation.open(batches.round, batches.participants, batches.step)
         self.rounds += 1
 
     def run(
@@ -124,12 +132,41 @@ class ClientSteps:
         if self.federation is not None and batches.closes_round:
             self.federation.close(batches.step)
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """The round at hand, for checkpoints; None before the first step."""
+        if self.federation is None:
+            return None
+        return {"cut": self._cut, "rounds": self.rounds, "federation": self.federation.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a saved round at the first step, at the same cut or at another."""
+        self._saved = state
+
+    def _go_on(self, batches: ClientBatches) -> None:
+        """Make the federation as it was saved.
+
+        The step that finds whose is what runs on a copy: participants are in mid-round, with weights of their own.
+        """
+        assert self._saved is not None
+        split: Split | None = None
+        if self._algorithm.uses_cut:
+            self._cut = self._cut or self._saved["cut"]
+            assert self._cut is not None
+            batch = batches[next(iter(batches))]
+            with self._precision.train_step_context():
+                split = probe(self._module, batch, self._server_inputs).split(self._cut)
+        federation = self._found(split)
+        federation.load_state_dict(self._saved["federation"])
+        self.rounds = self._saved["rounds"]
+        self._saved = None
+
     def _run_first(
         self, batches: ClientBatches, client: int, weight: float, batch: object, forward: Callable[[], Any]
     ) -> Any:
         """The very first pass: run it watched, learn the split, and only then make clients and let tensors cross."""
         if self._cut is None:
-            self._cut = choose_cut(self._module, batch, self._server_inputs)
+            with self._precision.train_step_context():
+                self._cut = choose_cut(self._module, batch, self._server_inputs)
             rank_zero_info(f"cut=None: the default, {self._cut!r}, is taken.")
         watched = watched_step(self._module, self._cut, batch, self._server_inputs, forward)
         if watched is None:
@@ -158,7 +195,7 @@ class ClientSteps:
         self.split = split
         placement = self._algorithm.place(self._module, split)
         cut = None if split is None else split.cut
-        self.federation = Federation(self._module, self._optimizer, placement, self._link, cut)
+        self.federation = Federation(self._module, self._optimizer, placement, self._link, cut, self.aggregation)
         return self.federation
 
     def _carrier(self, batches: ClientBatches, client: int, scale: float, split: Split) -> LinkCarrier:

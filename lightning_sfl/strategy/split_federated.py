@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.strategies import _StrategyRegistry
 from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
@@ -18,17 +18,26 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_sfl.algorithms import make_algorithm
-from lightning_sfl.algorithms.federation import Federation, sample_weights
+from lightning_sfl.algorithms.aggregation import Aggregation, ClientOptimizerState, Weighting
+from lightning_sfl.algorithms.federation import Federation
 from lightning_sfl.cut.split import Split
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.data.loader import ClientLoader, client_loader
 from lightning_sfl.data.partition import Partition, parse_partition
-from lightning_sfl.data.schedule import ParallelSchedule
 from lightning_sfl.link.link import LocalLink
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.optimizers import check_optimizer
+from lightning_sfl.random_state import RandomState
 from lightning_sfl.strategy.announce import announce, warn_of_long_schedules
+from lightning_sfl.strategy.checkpoints import (
+    Settings,
+    as_before_on_error,
+    check_settings,
+    run_validation,
+    validation_is_due,
+)
 from lightning_sfl.strategy.checks import (
+    check_choice,
     check_devices,
     check_integer,
     check_log,
@@ -36,11 +45,12 @@ from lightning_sfl.strategy.checks import (
     check_precision,
 )
 from lightning_sfl.strategy.client_steps import ClientSteps, together
+from lightning_sfl.strategy.single_process import SingleProcessStrategy
 from lightning_sfl.strategy.step_logs import StepLogs
 from lightning_sfl.strategy.transfer import PerClientTransfer
 
 
-class SplitFederatedStrategy(Strategy):
+class SplitFederatedStrategy(SingleProcessStrategy):
     """Trains an ordinary LightningModule by split federated learning, on one device.
 
     Every client holds its own part of the module, up to the end of the cut module's forward, and its own samples of the
@@ -53,12 +63,19 @@ class SplitFederatedStrategy(Strategy):
             Left out for ``algorithm="fedavg"``.
         num_clients: Registered clients.
         algorithm: ``"splitfed_shared"`` (one server model, stepped every step on the participants' weighted mean loss),
-            ``"splitfed_v1"`` (a server replica per participant) or ``"fedavg"`` (no server half).
+            ``"splitfed_v1"`` (a server replica per participant), ``"splitfed_v2"`` (one server model, stepped client by
+            client), ``"split_learning"`` (one set of client weights, handed on) or ``"fedavg"`` (no server half).
         partition: Which client holds which training samples: ``"iid"``, ``"dirichlet:ALPHA"``, ``"shards:K"``, one list
             of indices per client, or a :class:`~lightning_sfl.data.partition.Partition`.
-        aggregate_every: Steps of each participant between two aggregations; the length of a round.
+        aggregate_every: Steps of each participant between two aggregations; in split learning, steps of one holder of
+            the weights before it hands them on.
         clients_per_round: How many clients are drawn to take part in a round; None for all.
         batch_size: Samples per client and step; None takes the training loader's. A client with fewer uses all it has.
+        weighting: What clients count in proportion to when they are averaged: the ``"samples"`` they processed since
+            the last aggregation, the ``"data"`` they hold, or nothing (``"uniform"``, for the server's loss as well).
+        client_optimizer_state: What becomes of the clients' optimizer state at an aggregation: ``"average"`` it,
+            ``"reset"`` it, or each client may ``"keep"`` its own, which takes memory for every client that ever took
+            part.
         server_inputs: Names of model inputs that the server half may read although the cut is to keep them private
             (``"labels"`` where labels are the input ids; ``"0"`` for the first part of a tuple).
         message_log: Keeps the messages that cross, for an audit; None keeps none.
@@ -84,6 +101,8 @@ class SplitFederatedStrategy(Strategy):
         aggregate_every: int = 1,
         clients_per_round: int | None = None,
         batch_size: int | None = None,
+        weighting: Literal["samples", "data", "uniform"] = "samples",
+        client_optimizer_state: Literal["average", "reset", "keep"] = "average",
         server_inputs: Sequence[str] = (),
         message_log: MessageLog | None = None,
         seed: int = 0,
@@ -108,6 +127,10 @@ class SplitFederatedStrategy(Strategy):
             raise ValueError(
                 f"cut={cut!r} does not go with algorithm={algorithm!r}, which has no server half. Leave it out."
             )
+        self.weighting = check_choice("weighting", weighting, Weighting)
+        self.client_optimizer_state = check_choice(
+            "client_optimizer_state", client_optimizer_state, ClientOptimizerState
+        )
         self.partition = parse_partition(partition)
         self.cut = cut
         self.num_clients = num_clients
@@ -117,9 +140,6 @@ class SplitFederatedStrategy(Strategy):
         self.server_inputs = tuple(server_inputs)
         self.seed = seed
         self.message_log = message_log
-        # Filled by Lightning's connector from Trainer(accelerator=, devices=).
-        self.parallel_devices: list[torch.device] | None = None
-        self.num_nodes = 1
         self._fresh_fit()
 
     def _fresh_fit(self) -> None:
@@ -129,29 +149,13 @@ class SplitFederatedStrategy(Strategy):
         self._steps: ClientSteps | None = None
         self._loader: ClientLoader | None = None
         self._loader_is_new = False
-        self._loader_state: dict[str, Any] | None = None
+        self._saved: dict[str, Any] | None = None
         self._open_batches: ClientBatches | None = None
         self._server_gradients: list[tuple[Tensor, Tensor]] = []
 
     @property
-    @override
-    def root_device(self) -> torch.device:
-        return self.parallel_devices[0] if self.parallel_devices else torch.device("cpu")
-
-    @property
-    @override
-    def is_global_zero(self) -> bool:
-        return True
-
-    @property
-    def global_rank(self) -> int:
-        """There is one process."""
-        return 0
-
-    @property
-    def is_distributed(self) -> bool:
-        """There is one process."""
-        return False
+    def _fitting(self) -> bool:
+        return self._trainer.state.fn == TrainerFn.FITTING
 
     @property
     def _trainer(self) -> pl.Trainer:
@@ -181,27 +185,31 @@ class SplitFederatedStrategy(Strategy):
     @override
     def setup_environment(self) -> None:
         check_devices(self.parallel_devices, self.num_nodes)
-        if self._trainer.state.fn == TrainerFn.FITTING:
+        if self._fitting:
             self._fresh_fit()
         super().setup_environment()
 
     @override
     def setup(self, trainer: pl.Trainer) -> None:
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        if fitting:
+        if self._fitting:
             check_precision(self.precision_plugin)
             check_module(self._module, trainer, self.cut)
             check_log(self.message_log)
         super().setup(trainer)
         for optimizer in self.optimizers:
             check_optimizer(optimizer)
-        if fitting:
+        if self._fitting:
             self._transfer = PerClientTransfer(trainer)
             self._steps = ClientSteps(
                 self._module,
                 self.optimizers[0],
                 self.precision_plugin,
                 algorithm=self.algorithm,
+                aggregation=Aggregation(
+                    weighting=self.weighting,
+                    client_optimizer_state=self.client_optimizer_state,
+                    client_samples=self._samples_held,
+                ),
                 link=self.link,
                 cut=self.cut,
                 server_inputs=self.server_inputs,
@@ -221,7 +229,7 @@ class SplitFederatedStrategy(Strategy):
                 "The training data come in several loaders; their samples cannot be dealt out to clients. Give one"
                 " DataLoader, for example over a torch.utils.data.ConcatDataset."
             )
-        schedule = ParallelSchedule(
+        schedule = self.algorithm.schedule(
             num_clients=self.num_clients,
             clients_per_round=self.clients_per_round,
             steps_per_round=self.aggregate_every,
@@ -239,16 +247,27 @@ class SplitFederatedStrategy(Strategy):
         self._loader_is_new = True
         if earlier is not None:
             self._loader.go_on_after(earlier)  # Trainer(reload_dataloaders_every_n_epochs=...)
-        if self._loader_state is not None:
-            self._loader.load_state_dict(self._loader_state)
-            self._loader_state = None
+        if self._saved is not None:
+            self._loader.load_state_dict(self._saved["loader"])
         return self._loader
+
+    def _samples_held(self, client: int) -> int:
+        assert self._loader is not None
+        return len(self._loader.parts[client])
 
     @override
     def on_train_start(self) -> None:
         assert self._loader is not None
         announce(self._loader, self.algorithm.name)
         warn_of_long_schedules(self.lr_scheduler_configs, self._trainer.estimated_stepping_batches)
+        self._loader.most_steps = self._trainer.num_training_batches
+        if self._saved is not None:
+            RandomState.from_state(self._saved["random"]).restore()
+            if self._saved["validation_is_due"]:
+                run_validation(self._trainer)
+            # Lightning goes on to fast-forward its loops, which draws seeds for loaders that nobody reads.
+            self._loader.random_state = RandomState.capture()
+            self._saved = None
 
     # Moving batches
 
@@ -277,7 +296,7 @@ class SplitFederatedStrategy(Strategy):
         self._clear_server_gradients()
         logs = StepLogs(self._trainer)
         sizes = batches.sizes()
-        weights = dict(zip(sizes, sample_weights(list(sizes.values())), strict=True))
+        weights = self._steps.aggregation.loss_weights(sizes)
         outputs: dict[int, Any] = {}
         for client in batches:
             logs.begin_client(batches[client])
@@ -326,8 +345,8 @@ class SplitFederatedStrategy(Strategy):
         steps, batches = self._steps, self._open_batches
         if steps is None or steps.federation is None or batches is None:
             return result
-        for participant in steps.federation.participants.values():
-            for party in participant.parties:
+        for client in batches:
+            for party in steps.federation.participants[client].parties:
                 if party.optimizer is not None:
                     self._clip(party.optimizer)
                 party.step()
@@ -386,22 +405,58 @@ class SplitFederatedStrategy(Strategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Save Lightning's checkpoint of the global model, and where the clients are in their data beside it.
-
-        Lightning restores a loader's state within an epoch only, but clients' passes go on over epochs.
-        """
-        if self._loader is not None and "optimizer_states" in checkpoint:
-            checkpoint[self.strategy_name] = {"loader": self._loader.state_dict()}
+        """Save Lightning's checkpoint of the global model, and beside it what it takes to go on bit for bit."""
+        if self._loader is not None and self._steps is not None and "optimizer_states" in checkpoint:
+            loader = self._loader.state_dict()
+            epochs = cast(_ProcessedTracker, self._trainer.fit_loop.epoch_progress.current)
+            if epochs.processed >= epochs.ready:
+                loader["epoch_steps"] = 0  # the epoch is over, however early it was left off
+            checkpoint[self.strategy_name] = {
+                "settings": self._settings(),
+                "loader": loader,
+                "steps": self._steps.state_dict(),
+                "random": RandomState.capture().to_state(),
+                "validation_is_due": validation_is_due(self._trainer),
+            }
         super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    def _settings(self) -> Settings:
+        return {
+            "algorithm": self.algorithm.name,
+            "num_clients": self.num_clients,
+            "clients_per_round": self.clients_per_round,
+            "aggregate_every": self.aggregate_every,
+            "batch_size": self.batch_size or 0,
+            "weighting": self.weighting.value,
+            "client_optimizer_state": self.client_optimizer_state.value,
+            "seed": self.seed,
+        }
+
+    @override
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load a checkpoint; one of other clients is refused, for a fit, before anything is overwritten."""
+        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        if self._fitting and self.strategy_name in checkpoint:
+            check_settings(checkpoint[self.strategy_name], self._settings(), str(checkpoint_path))
+        return checkpoint
+
+    @override
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        with as_before_on_error(self._module):
+            super().load_model_state_dict(checkpoint, strict=strict)
 
     @override
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         super().load_optimizer_state_dict(checkpoint)
-        state = checkpoint.get(self.strategy_name)
-        if state is not None and self._loader is not None:
-            self._loader.load_state_dict(state["loader"])
-        elif state is not None:
-            self._loader_state = state["loader"]
+        saved = checkpoint.get(self.strategy_name)
+        if saved is None:
+            return
+        assert self._steps is not None
+        self._saved = saved
+        if saved["steps"] is not None:
+            self._steps.load_state_dict(saved["steps"])
+        if self._loader is not None:  # made early, by a scheduler that asked for the number of steps
+            self._loader.load_state_dict(saved["loader"])
 
     # The end
 
@@ -421,24 +476,6 @@ class SplitFederatedStrategy(Strategy):
         if self._transfer is not None:
             self._transfer.undo()
         super().teardown()
-
-    # One process: nothing to reduce
-
-    @override
-    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
-        return tensor
-
-    @override
-    def barrier(self, name: str | None = None) -> None:
-        pass
-
-    @override
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
-        return obj
-
-    @override
-    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
-        return tensor
 
     @classmethod
     @override

@@ -7,7 +7,8 @@ from torch import nn
 from torch.optim import SGD, Adagrad, AdamW
 
 from lightning_sfl.algorithms import ALGORITHMS, make_algorithm
-from lightning_sfl.algorithms.federation import Federation, sample_weights
+from lightning_sfl.algorithms.aggregation import Aggregation, ClientOptimizerState, Weighting, proportional
+from lightning_sfl.algorithms.federation import Federation
 from lightning_sfl.algorithms.placement import Owned, Placement
 from lightning_sfl.clients import Participant, Shard
 from lightning_sfl.link.link import LocalLink
@@ -44,11 +45,19 @@ def sgd(module):
     return SGD(module.parameters(), lr=0.1, momentum=0.9)
 
 
-def make(placement=REPLICAS, optimizer=sgd, log=None):
+HELD = (5, 10, 5, 20)
+
+
+def make(placement=REPLICAS, optimizer=sgd, log=None, weighting="samples", state="average"):
     torch.manual_seed(0)
     module = Tiny().double()
     user = optimizer(module)
-    return module, user, Federation(module, user, placement, LocalLink(log), "norm")
+    aggregation = Aggregation(
+        weighting=Weighting(weighting),
+        client_optimizer_state=ClientOptimizerState(state),
+        client_samples=HELD.__getitem__,
+    )
+    return module, user, Federation(module, user, placement, LocalLink(log), "norm", aggregation)
 
 
 def batch_of(client, step, rows=4):
@@ -495,11 +504,11 @@ def test_parties_that_are_used_again_bring_nothing_along():
 # Weights, placements and names
 
 
-def test_sample_weights_sum_to_one_and_are_exact_for_one():
-    assert sample_weights([7]) == [1.0]
-    assert sample_weights([3, 1]) == [0.75, 0.25]
-    assert sum(sample_weights([1, 2, 3, 5, 7, 11])) == pytest.approx(1, abs=1e-15)
-    assert sample_weights([]) == []
+def test_weights_sum_to_one_and_are_exact_for_one():
+    assert proportional([7]) == [1.0]
+    assert proportional([3, 1]) == [0.75, 0.25]
+    assert sum(proportional([1, 2, 3, 5, 7, 11])) == pytest.approx(1, abs=1e-15)
+    assert proportional([]) == []
 
 
 def test_under_fedavg_clients_own_all_that_is_trained_or_kept():
@@ -522,7 +531,7 @@ def test_under_fedavg_clients_own_all_that_is_trained_or_kept():
 
 def test_algorithms_are_known_by_name():
     assert {name: make_algorithm(name).name for name in ALGORITHMS} == {name: name for name in ALGORITHMS}
-    assert set(ALGORITHMS) == {"splitfed_shared", "splitfed_v1", "fedavg"}
-    message = r"algorithm='splitfed' is not known\. Accepted are 'splitfed_shared', 'splitfed_v1', 'fedavg'"
+    assert set(ALGORITHMS) == {"splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning", "fedavg"}
+    message = r"algorithm='splitfed' is not known\. Accepted are 'splitfed_shared', 'splitfed_v1', 'splitfed_v2'"
     with pytest.raises(ValueError, match=message):
         make_algorithm("splitfed")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_sfl.data.schedule import ParallelSchedule
+from lightning_sfl.schedule import ParallelSchedule
 
 
 def make(num_clients=10, clients_per_round=3, steps_per_round=1, seed=0):

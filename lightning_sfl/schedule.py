@@ -1,0 +1,139 @@
+"""Who takes part when, and how long an epoch is. A pure function of the step, so that a run can go on anywhere."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from lightning_sfl.random import generator
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One step's place in the schedule.
+
+    Attributes:
+        round: The round it belongs to, what lies between two aggregations.
+        participants: The clients that take part in the round.
+        clients: Those of them that have a batch in this step, in their order.
+        closes_round: Whether it is the last step of its round.
+    """
+
+    round: int
+    participants: tuple[int, ...]
+    clients: tuple[int, ...]
+    closes_round: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule(ABC):
+    """Says who takes part in which step. Participants are drawn at the start of a round, without replacement.
+
+    Args:
+        num_clients: Registered clients.
+        clients_per_round: How many of them take part in a round.
+        steps_per_round: Steps of each participant between two aggregations.
+        seed: The seed.
+    """
+
+    num_clients: int
+    clients_per_round: int
+    steps_per_round: int
+    seed: int
+
+    def participants(self, round: int) -> tuple[int, ...]:
+        """The clients that take part in a round, in ascending order."""
+        if self.clients_per_round == self.num_clients:
+            return tuple(range(self.num_clients))
+        draw = generator(self.seed, "participants", round)
+        chosen = draw.choice(self.num_clients, self.clients_per_round, replace=False, shuffle=False)
+        return tuple(sorted(int(client) for client in chosen))
+
+    @abstractmethod
+    def turn(self, step: int) -> Turn:
+        """The turn of a step, counted over the whole run."""
+
+    @abstractmethod
+    def steps_per_epoch(self, client_sizes: Sequence[int], batch_size: int, *, drop_last: bool) -> int:
+        """Steps in which about as many samples are seen as there are."""
+
+    def order(self, round: int) -> tuple[int, ...]:
+        """The participants of a round in an order drawn for it."""
+        drawn = generator(self.seed, "order", round).permutation(self.participants(round))
+        return tuple(int(client) for client in drawn)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParallelSchedule(Schedule):
+    """In every step, every participant of the round contributes one mini-batch."""
+
+    def round_of(self, step: int) -> int:
+        """The round that a step belongs to."""
+        return step // self.steps_per_round
+
+    def closes_round(self, step: int) -> bool:
+        """Whether a step is the last of its round."""
+        return (step + 1) % self.steps_per_round == 0
+
+    def turn(self, step: int) -> Turn:
+        """See :meth:`Schedule.turn`."""
+        round = self.round_of(step)
+        clients = self.participants(round)
+        return Turn(round=round, participants=clients, clients=clients, closes_round=self.closes_round(step))
+
+    def steps_per_epoch(self, client_sizes: Sequence[int], batch_size: int, *, drop_last: bool) -> int:
+        """See :meth:`Schedule.steps_per_epoch`.
+
+        ``samples / (participants/clients · sum of the clients' batch sizes)``, rounded up, or down where short batches
+        are dropped. A client with fewer samples than ``batch_size`` has a batch of all it holds.
+        """
+        batch_sizes = sum(min(batch_size, size) for size in client_sizes)
+        samples = sum(client_sizes) * self.num_clients
+        per_step = self.clients_per_round * batch_sizes
+        return max(1, samples // per_step if drop_last else -(-samples // per_step))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequentialSchedule(Schedule):
+    """One participant after the other, in an order drawn anew each round; a step is one mini-batch of one client."""
+
+    def turn(self, step: int) -> Turn:
+        """See :meth:`Schedule.turn`."""
+        length = self.clients_per_round * self.steps_per_round
+        round, place = divmod(step, length)
+        order = self.order(round)
+        return Turn(
+            round=round,
+            participants=tuple(sorted(order)),
+            clients=(order[place // self.steps_per_round],),
+            closes_round=place == length - 1,
+        )
+
+    def steps_per_epoch(self, client_sizes: Sequence[int], batch_size: int, *, drop_last: bool) -> int:
+        """See :meth:`Schedule.steps_per_epoch`.
+
+        The batches of all clients' passes, Σ⌈nᵢ/bᵢ⌉ (or ⌊nᵢ/bᵢ⌋): on average what K drawn clients have, scaled by N/K.
+        """
+        return max(1, sum(_batches(size, batch_size, drop_last=drop_last) for size in client_sizes))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RelaySchedule(SequentialSchedule):
+    """The sequential schedule of one set of client weights that is handed on.
+
+    A round is one client's turn with the weights; the clients that take turns are drawn, and their order, for as many
+    turns as there are clients per round.
+    """
+
+    def turn(self, step: int) -> Turn:
+        """See :meth:`Schedule.turn`."""
+        turn, place = divmod(step, self.steps_per_round)
+        cycle, position = divmod(turn, self.clients_per_round)
+        holder = (self.order(cycle)[position],)
+        return Turn(round=turn, participants=holder, clients=holder, closes_round=place == self.steps_per_round - 1)
+
+
+def _batches(size: int, batch_size: int, *, drop_last: bool) -> int:
+    """Batches of one pass of a client; one with fewer samples than a batch has one batch of all it holds."""
+    if size <= batch_size:
+        return 1
+    return size // batch_size if drop_last else -(-size // batch_size)
