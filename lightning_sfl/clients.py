@@ -91,13 +91,21 @@ class Shard:
                 buffers[key] = tensor
                 tensor.data = data
 
+    def has_gradients(self) -> bool:
+        """Whether a backward pass has reached the party since it last stepped."""
+        return any(parameter.grad is not None for parameter in self.parameters.values())
+
+    def drop_gradients(self) -> None:
+        """Let go of the party's gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
     def step(self) -> None:
         """Step the party's optimizer on its gradients, and let go of them."""
         if self.optimizer is not None:
             follow_groups(self._user_optimizer, self.optimizer, self._own)
             self.optimizer.step()
-        for parameter in self.parameters.values():
-            parameter.grad = None
+        self.drop_gradients()
 
 
 @dataclasses.dataclass
@@ -120,3 +128,8 @@ class Participant:
     def parties(self) -> tuple[Shard, Shard]:
         """Its parts by the party that steps them: the client, and the server on its behalf."""
         return (self.shard, self.replica)
+
+    def drop_gradients(self) -> None:
+        """Let go of all its parties' gradients."""
+        for party in self.parties:
+            party.drop_gradients()

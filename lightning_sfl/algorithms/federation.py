@@ -130,7 +130,7 @@ class Federation:
             self._set_state(name, state)
 
     def resume(self) -> None:
-        """End :meth:`read`. Nothing that was read is fed back."""
+        """End :meth:`read`. Nothing that was read is fed back, nor what a reader wrote into it."""
         for name, tensor, data in self._reading or ():
             tensor.data = data
             if self._tensor(name) is not tensor:  # a buffer that a reader assigned anew

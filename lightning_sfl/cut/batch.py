@@ -33,6 +33,11 @@ def replace_tensors(batch: Any, replacement: Mapping[str, Tensor]) -> Any:
     return _replace(batch, replacement, "")
 
 
+def copied_batch(batch: Any) -> Any:
+    """A copy of ``batch`` that a step may change as it likes: containers of their own, and tensors too."""
+    return replace_tensors(batch, {name: tensor.detach().clone() for name, tensor in named_tensors(batch).items()})
+
+
 def record_count(batch: object) -> int:
     """How many records the batch holds: the first dimension of its first tensor that has one.
 
@@ -42,7 +47,10 @@ def record_count(batch: object) -> int:
     for tensor in named_tensors(batch).values():
         if tensor.ndim > 0:
             return tensor.shape[0]
-    raise ValueError(f"The batch, a {type(batch).__name__}, holds no tensor with a batch dimension.")
+    raise ValueError(
+        f"The batch, a {type(batch).__name__}, holds no tensor with a batch dimension. Accepted are tensors, and"
+        " mappings, sequences and dataclasses of them, nested as you like."
+    )
 
 
 def first_records(batch: Any, count: int) -> Any:

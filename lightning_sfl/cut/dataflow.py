@@ -92,6 +92,7 @@ class Dataflow:
         visits: The calls of every watched module.
         scalar_reads: Where Python read a value out of a tensor.
         loss: The nodes of the step's loss.
+        buffers_after: The nodes that the step left in the module's buffers.
         passed_on: For an output that was made a fresh tensor, the node that it repeats.
         gates: The autograd nodes of every watched module's last outputs.
     """
@@ -104,6 +105,7 @@ class Dataflow:
         self.visits: dict[str, list[Visit]] = {}
         self.scalar_reads: list[ScalarRead] = []
         self.loss: tuple[int, ...] = ()
+        self.buffers_after: tuple[int, ...] = ()
         self.passed_on: dict[int, int] = {}
         self.gates: dict[str, list[Node | None]] = {}
 

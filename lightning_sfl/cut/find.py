@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from lightning_sfl.cut.batch import named_tensors, record_count
+from lightning_sfl.cut.batch import copied_batch, named_tensors, record_count
 from lightning_sfl.cut.errors import CutError
 from lightning_sfl.cut.modes import halt
 from lightning_sfl.cut.split import Split, split_at
@@ -95,17 +96,18 @@ class Search:
     """One watched step on a copy, and what it says of every cut."""
 
     def __init__(self, module: nn.Module, batch: object, server_inputs: tuple[str, ...], step: Step) -> None:
-        self._module = copy.deepcopy(module)
-        self._batch = batch
+        self._module = copied_module(module)
+        self._batch = copied_batch(batch)
         self._server_inputs = server_inputs
         self._step = step
         self._names = [name for name, _ in self._module.named_modules() if name]
         self._found: dict[str, Split | CutError] = {}
         with _traceless(self._module):
-            watch = Watch(self._module, batch)
+            own = copied_batch(batch)
+            watch = Watch(self._module, own)
             with watch_modules(watch, self._module, self._names, fresh=True), watch:
-                self._loss = loss_of(step(self._module, batch))
-            watch.mark_loss(self._loss)
+                self._loss = loss_of(step(self._module, own))
+            watch.mark_ends(self._loss, self._module)
         self._flow = watch.flow
 
     def split(self, name: str) -> Split:
@@ -173,14 +175,17 @@ class Search:
         wrong = autograd_disagreement(self._module, split, self._loss, self._flow.gates[name])
         if wrong is None:
             with _traceless(self._module) as again:
-                wrong = injection_disagreement(
-                    self._module,
-                    split,
-                    self._batch,
-                    lambda batch: loss_of(self._step(self._module, batch)),
-                    self._loss,
-                    again,
-                )
+                try:
+                    wrong = injection_disagreement(
+                        self._module,
+                        split,
+                        self._batch,
+                        lambda batch: loss_of(self._step(self._module, batch)),
+                        self._loss,
+                        again,
+                    )
+                except Exception as error:  # whatever the user's program raises when it is run in halves
+                    wrong = f"its halves do not run apart ({type(error).__name__}: {error})"
         if wrong is not None:
             raise CutError(f"cut={name!r}: this cut could not be verified; {wrong}.")
         return split
@@ -188,7 +193,7 @@ class Search:
     def _describe(self, names: Sequence[str]) -> Cut:
         split = self.split(names[0])
         with _traceless(self._module):
-            smashed = halt(self._module, split, lambda: self._step(self._module, self._batch)).smashed
+            smashed = halt(self._module, split, lambda: self._step(self._module, copied_batch(self._batch))).smashed
         count = record_count(self._batch)
         client = [self._module.get_parameter(name) for name in split.client_parameters]
         return Cut(
@@ -203,6 +208,26 @@ class Search:
             client_parameter_byte=sum(parameter.numel() * parameter.element_size() for parameter in client),
             split=split,
         )
+
+
+def copied_module(module: nn.Module) -> nn.Module:
+    """A deep copy of ``module``. Tensors of a graph that it keeps (activations) come along as values.
+
+    Raises:
+        CutError: It cannot be copied.
+    """
+    kept: dict[int, object] = {}
+    for submodule in module.modules():
+        for value in tree_leaves(vars(submodule)):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                kept[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(module, kept)
+    except Exception as error:
+        raise CutError(
+            f"{type(module).__name__} cannot be copied ({type(error).__name__}: {error}), and the search for cuts runs"
+            " on a copy. Name a cut= that you know; the first real step verifies it."
+        ) from error
 
 
 def unknown_submodule(module: nn.Module, cut: str) -> CutError:

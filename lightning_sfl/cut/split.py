@@ -80,9 +80,8 @@ def split_at(
     outputs = frozenset(node for node in visit.outputs if node is not None)
     if not outputs:
         raise CutError(f"cut={cut!r}: the output of this module holds no tensor that could cross to the server.")
-    behind = range(visit.left, len(flow))
     client = flow.ancestors(outputs)
-    server = flow.ancestors([*behind, *(n for n in flow.loss if n not in client), *_late_reads(flow, visit)], outputs)
+    server = flow.ancestors([*_ends(flow, visit, client), *_late_reads(flow, visit)], outputs)
     smashed = _read_outputs(flow, server, visit)
     if not smashed or set(flow.loss) <= outputs:
         raise CutError(f"cut={cut!r}: nothing behind this module is computed from its output, the server has no work.")
@@ -119,6 +118,15 @@ def split_at(
         private=tuple(name for name in batch if name not in crossing),
         stubs=stubs,
     )
+
+
+def _ends(flow: Dataflow, visit: Visit, client: set[int]) -> list[int]:
+    """What the server works for: the loss, and buffers written behind the cut.
+
+    What is computed behind the cut and reaches neither, as values that are only logged, is not followed.
+    """
+    written = [node for node in flow.buffers_after if node >= visit.left]
+    return [*(node for node in flow.loss if node not in client), *written]
 
 
 def _the_visit(flow: Dataflow, cut: str) -> Visit:
@@ -184,8 +192,9 @@ def _crossing(
     # A mask that Python looked at before the cut steers the program on both sides, unless the server skips that module.
     skipped = {cut, *stubs}
     early = [read.node for read in flow.scalar_reads if read.time < visit.left and not read.modules & skipped]
-    by_server |= {name for name in flow.leaves_among(flow.ancestors(early), LeafKind.BATCH) if name not in inputs}
-    masks = by_client | _steering(flow, server)
+    looked_at = {name for name in flow.leaves_among(flow.ancestors(early), LeafKind.BATCH) if name not in inputs}
+    masks = by_client | (looked_at - by_server) | _steering(flow, server)
+    by_server |= looked_at
     crossing: dict[str, Crossing] = {}
     for name in batch:
         if name not in by_server:
@@ -227,8 +236,24 @@ def _model_inputs(flow: Dataflow, client: set[int], batch: Mapping[str, Tensor])
 
 
 def _gives_away(label: Tensor, private: Tensor) -> bool:
-    """Whether a label is the private tensor itself, but for places it leaves out (-100, the ignored index)."""
-    if label.shape != private.shape or label.dtype != private.dtype or label.numel() < 2:
+    """Whether a label is the private tensor itself, or that tensor shifted by one place along its last dimension.
+
+    Places that the label leaves out (-100, the ignored index) do not count.
+    """
+    if label.dtype != private.dtype or label.ndim != private.ndim or label.ndim == 0:
+        return False
+    return any(
+        _equal_where_kept(ours, theirs)
+        for ours, theirs in (
+            (label, private),
+            (label[..., :-1], private[..., 1:]),  # the next token, as long as the input
+            (label, private[..., 1:]),  # the next token, one shorter
+        )
+    )
+
+
+def _equal_where_kept(label: Tensor, private: Tensor) -> bool:
+    if label.shape != private.shape or label.numel() < 2:
         return False
     kept = label != -100
     return bool(kept.any()) and torch.equal(label[kept], private[kept])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from lightning_sfl.cut.batch import copied_batch
 from lightning_sfl.cut.modes import halt, inject
 from lightning_sfl.cut.split import Split
 
@@ -72,9 +73,9 @@ def injection_disagreement(
         None if the halves give the loss of the whole (to rounding); else the disagreement in words.
     """
     again()
-    halted = halt(module, split, lambda: step(batch))
+    halted = halt(module, split, lambda: step(copied_batch(batch)))
     again()
-    halves = inject(module, split, step, batch, halted.smashed, random_state=halted.random_state).output
+    halves = inject(module, split, step, copied_batch(batch), halted.smashed, random_state=halted.random_state).output
     if torch.allclose(halves, loss, rtol=1e-4, atol=1e-6, equal_nan=True):
         return None
     return f"run apart, with blank private inputs, its halves give a loss of {halves.item()} in place of {loss.item()}"

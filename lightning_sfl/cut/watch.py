@@ -120,9 +120,11 @@ class Watch(TorchDispatchMode):
                 self._node[value] = self._new(value, parents)
         return result
 
-    def mark_loss(self, loss: Tensor) -> None:
-        """Say which tensor the step returned as its loss."""
+    def mark_ends(self, loss: Tensor, module: nn.Module) -> None:
+        """Say what is left when the step has ended: the loss it returned, and the module's buffers as they are now."""
         self.flow.loss = tuple(self.nodes_of(loss))
+        after = {node for buffer in module.buffers() for node in self.nodes_of(buffer)}
+        self.flow.buffers_after = tuple(sorted(after - self.flow.leaves.keys()))
 
     def pass_on(self, tensor: Tensor, repeated: Tensor) -> None:
         """Note that ``repeated`` is ``tensor`` again, as a tensor of its own."""

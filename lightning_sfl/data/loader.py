@@ -41,6 +41,7 @@ class ClientLoader:
         self, loader: DataLoader[Any], parts: list[Indices], schedule: Schedule, *, batch_size: int, seed: int
     ) -> None:
         self._dataset = loader.dataset
+        self.drop_last = loader.drop_last
         self.parts = parts
         self.schedule = schedule
         self.batch_size = batch_size
@@ -61,6 +62,15 @@ class ClientLoader:
             prefetch_factor=loader.prefetch_factor,
             persistent_workers=loader.persistent_workers,
         )
+
+    @property
+    def starts_over(self) -> bool:
+        """Whether every client begins a new pass with every epoch, as a plain loader does; else passes carry over."""
+        return self._plan.starts_over
+
+    @starts_over.setter
+    def starts_over(self, starts_over: bool) -> None:
+        self._plan.starts_over = starts_over
 
     def __len__(self) -> int:
         return self._plan.steps_per_epoch

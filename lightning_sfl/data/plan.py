@@ -36,6 +36,10 @@ class BatchPlan:
         schedule: Who takes part when.
         batch_size: Samples per client and step.
         seed: The seed of the clients' orders.
+
+    Attributes:
+        starts_over: Whether every client begins a new pass with every epoch, as a plain loader does; else passes carry
+            over.
     """
 
     def __init__(
@@ -67,12 +71,15 @@ class BatchPlan:
         self.steps_per_epoch = schedule.steps_per_epoch(sizes, batch_size, drop_last=loader.drop_last)
         self.delivered_steps = 0
         self.epoch_steps = 0
+        self.starts_over = False
         self._loaded_epoch: dict[str, Any] = {}
         self._progress: dict[int, Progress] = {}
         self._planned: deque[_Planned] = deque()
 
     def begin_epoch(self) -> None:
         """Begin an epoch from what was delivered."""
+        if self.starts_over:
+            self._progress = {client: Progress(at.passes, at.left[:0]) for client, at in self._progress.items()}
         self._order.restore(self._progress)
         self._planned.clear()
         self.epoch_steps = 0

@@ -54,6 +54,9 @@ class MessageLog:
         self.keep_rounds = keep_rounds
         self._rounds: dict[int, list[Message]] = {}
         self._truth: dict[int, dict[int, Origin]] = {}
+        parents = [] if self.directory is None else [self.directory, *self.directory.parents]
+        if files := [path for path in parents if path.exists() and not path.is_dir()]:
+            raise ValueError(f"directory={str(self.directory)!r} cannot be made: {str(files[0])!r} is a file.")
         if self.directory is not None and any((self.directory / part).exists() for part in ("messages", "truth")):
             raise ValueError(
                 f"directory={str(self.directory)!r} holds a message log already. Read it with MessageLog.open, or"

@@ -5,11 +5,12 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch import nn
 
 from lightning_sfl.data.loader import ClientLoader
 
 
-def announce(loader: ClientLoader, algorithm: str) -> None:
+def announce(loader: ClientLoader, algorithm: str, module: nn.Module) -> None:
     """Say how many clients take part, how large their batches are together, and how long an epoch is."""
     sizes = [len(part) for part in loader.parts]
     schedule = loader.schedule
@@ -21,6 +22,19 @@ def announce(loader: ClientLoader, algorithm: str) -> None:
     if (small := sum(size < loader.batch_size for size in sizes)) > 0:
         rank_zero_info(
             f"{small} clients hold fewer samples than a batch of {loader.batch_size}; they use all they have."
+        )
+
+    single = [client for client, size in enumerate(sizes) if size % loader.batch_size == 1]
+    if (
+        len(sizes) > 1
+        and single
+        and not loader.drop_last
+        and any(isinstance(part, nn.BatchNorm1d) for part in module.modules())
+    ):
+        named = ", ".join(map(str, single[:5])) + (", ..." if len(single) > 5 else "")
+        rank_zero_warn(
+            f"The last batch of {len(single)} clients (client {named}) has a single sample, which batch normalisation"
+            " may refuse. Give the loader drop_last=True, or another batch_size."
         )
 
 

@@ -6,12 +6,17 @@ from typing import TypeVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.core.optimizer import _MockOptimizer
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
+from torch.optim import Optimizer
 
 from lightning_sfl.cut.find import unknown_submodule
+from lightning_sfl.data.loader import ClientLoader
 from lightning_sfl.link.log import MessageLog
+from lightning_sfl.optimizers import check_optimizer
 
 
 def check_integer(name: str, value: object, *, least: int, or_none: bool = False) -> None:
@@ -74,10 +79,11 @@ def check_module(module: pl.LightningModule, trainer: pl.Trainer, cut: str | Non
             f"{name}.automatic_optimization=False: the strategy steps clients and server itself and needs automatic"
             " optimization. Return the loss from training_step and leave automatic_optimization=True."
         )
-    if trainer.accumulate_grad_batches != 1:
+    check_accumulation(trainer)
+    if any(isinstance(callback, StochasticWeightAveraging) for callback in getattr(trainer, "callbacks", [])):
         raise MisconfigurationException(
-            f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) with strategy='split_federated' is not"
-            " supported yet. Give accumulate_grad_batches=1; aggregate_every sets the steps between aggregations."
+            "StochasticWeightAveraging with strategy='split_federated': it accumulates over an epoch and runs one"
+            " without steps, which clients cannot follow. The WeightAveraging callback is accepted."
         )
     if compiled := _compiled_submodules(module):
         raise MisconfigurationException(
@@ -86,6 +92,48 @@ def check_module(module: pl.LightningModule, trainer: pl.Trainer, cut: str | Non
         )
     if cut is not None and cut not in dict(module.named_modules()):
         raise unknown_submodule(module, cut)
+
+
+def check_accumulation(trainer: pl.Trainer) -> None:
+    """Raise a MisconfigurationException if gradients are accumulated over batches."""
+    if trainer.accumulate_grad_batches != 1:
+        raise MisconfigurationException(
+            f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) with strategy='split_federated' is not"
+            " supported yet, nor is a callback that sets it. Give accumulate_grad_batches=1; aggregate_every sets the"
+            " steps between aggregations."
+        )
+
+
+def check_optimizers(optimizers: Sequence[Optimizer]) -> None:
+    """Raise unless there is one optimizer, and every party can have a copy of it.
+
+    Raises:
+        MisconfigurationException: There is none.
+        ValueError: It cannot be copied for a party.
+    """
+    if len(optimizers) != 1 or isinstance(optimizers[0], _MockOptimizer):  # Lightning's stand-in for None
+        raise MisconfigurationException(
+            "configure_optimizers returned no optimizer; the strategy needs one, of which every party has a copy."
+        )
+    check_optimizer(optimizers[0])
+
+
+def check_one_loader(trainer: pl.Trainer) -> None:
+    """Raise a MisconfigurationException unless the training data are one loader, and not one in a collection."""
+    combined = trainer.fit_loop._combined_loader
+    if combined is not None and not isinstance(combined.iterables, ClientLoader):
+        raise MisconfigurationException(
+            f"The training data come as a {type(combined.iterables).__name__} of {len(combined.flattened)} loaders;"
+            " their samples cannot be dealt out to clients. Give one DataLoader, for example over a"
+            " torch.utils.data.ConcatDataset."
+        )
+
+
+def check_cut(cut: object) -> str | None:
+    """Return ``cut`` if it is a module's name or None; else raise a ValueError."""
+    if cut is not None and (not isinstance(cut, str) or not cut):
+        raise ValueError(f"cut={cut!r} is not accepted: give the name of a submodule, such as 'model.layer2', or None.")
+    return cut
 
 
 def _compiled_submodules(module: nn.Module) -> list[str]:

@@ -15,6 +15,7 @@ from lightning_sfl.algorithms.federation import Federation
 from lightning_sfl.algorithms.placement import Algorithm
 from lightning_sfl.cut.batch import named_tensors
 from lightning_sfl.cut.carrier import LinkCarrier
+from lightning_sfl.cut.errors import CutError
 from lightning_sfl.cut.find import loss_of
 from lightning_sfl.cut.modes import PassHook
 from lightning_sfl.cut.split import Split
@@ -22,7 +23,10 @@ from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.link.link import Link
 from lightning_sfl.link.log import Origin
 from lightning_sfl.link.message import MessageKind
-from lightning_sfl.strategy.first_step import choose_cut, probe, watched_step
+from lightning_sfl.strategy.first_step import WatchedStep, choose_cut, probe, watched_step
+
+_WATCH_AGAIN_AFTER = 50
+"""Steps between two watched ones at least, so that watching costs little where epochs are short."""
 
 
 class ClientSteps:
@@ -63,14 +67,21 @@ class ClientSteps:
         self.federation: Federation | None = None
         self.rounds = 0
         self._saved: Mapping[str, Any] | None = None
+        self._epoch = -1
+        self._watched_step = -_WATCH_AGAIN_AFTER
+        self._splits: dict[tuple[str, ...], Split] = {}
+        self._trained_then: tuple[object, ...] = ()
 
     @property
     def shares_loss(self) -> bool:
         """Whether the server steps one copy on the participants' weighted mean loss."""
         return self.federation is not None and self.federation.placement.has_common
 
-    def begin(self, batches: ClientBatches) -> None:
+    def begin(self, batches: ClientBatches, epoch: int) -> None:
         """Begin a step: stop showing the global model, and begin its round if it is a new one."""
+        if epoch != self._epoch and batches.step >= self._watched_step + _WATCH_AGAIN_AFTER:
+            self._epoch = epoch
+            self._splits = {}  # what the step does may change from epoch to epoch
         if self.federation is None:
             if self._saved is not None:
                 self._go_on(batches)
@@ -80,6 +91,11 @@ class ClientSteps:
                 self._found(None)
         assert self.federation is not None
         self.federation.resume()
+        if self._trained() != self._trained_then:
+            self._place_again()
+        for client in batches:
+            if client in self.federation.participants:
+                self.federation.participants[client].drop_gradients()  # of a step that was not followed by theirs
         if self.federation.round == batches.round:
             return
         if self.federation.round is not None:
@@ -111,21 +127,51 @@ class ClientSteps:
         if federation is None:
             return self._run_first(batches, client, weight, args[0], forward)
         scale = weight if federation.placement.has_common else 1.0
+        samples = len(batches.indices[client])
         with federation.installed(client):
-            if self.split is None:
+            if not self._algorithm.uses_cut:
                 output = forward()
+            elif (split := self._splits.get(_form(args[0]))) is not None:
+                output = self._run_split(self._carrier(batches, client, scale, split), split, args[0], forward)
             else:
-                carrier = self._carrier(batches, client, scale, self.split)
-                self._send_side_tensors(carrier, args[0], self.split)
-                hook = PassHook(self._module, self.split.cut, self.split.smashed)
-                with hook.forward(carrier):
-                    output = forward()
-                if output is not None:  # a step that is skipped may be skipped before the cut
-                    hook.check_visits()
+                output = self._run_watched(batches, client, scale, args[0], forward)
             if output is not None:
                 self._backward(output, scale)
-                federation.participants[client].samples += len(batches.indices[client])
+                federation.participants[client].samples += samples
         return output
+
+    def _run_split(self, carrier: LinkCarrier, split: Split, batch: object, forward: Callable[[], Any]) -> Any:
+        """Run a forward pass whose split is known."""
+        self._send_side_tensors(carrier, batch, split)
+        hook = PassHook(self._module, split.cut, split.smashed)
+        with hook.forward(carrier):
+            output = forward()
+        if output is not None:  # a step that is skipped may be skipped before the cut
+            hook.check_visits()
+        return output
+
+    def _run_watched(
+        self, batches: ClientBatches, client: int, scale: float, batch: object, forward: Callable[[], Any]
+    ) -> Any:
+        """Run a forward pass watched: the first of an epoch, or the first with tensors of these names in the batch.
+
+        Raises:
+            CutError: The step needs another split than the run began with.
+        """
+        assert self._cut is not None
+        assert self.federation is not None
+        watched = watched_step(self._module, self._cut, batch, self._server_inputs, forward)
+        if watched is None:
+            return None
+        if self._algorithm.place(self._module, watched.split) != self.federation.placement:
+            raise CutError(
+                f"cut={self._cut!r}: the training step has changed, and other weights lie before and after the cut than"
+                " at the start of the run."
+            )
+        self.split = self._splits[_form(watched.batch)] = watched.split
+        self._watched_step = batches.step
+        self._cross(watched, self._carrier(batches, client, scale, watched.split))
+        return watched.output
 
     def finish(self, batches: ClientBatches) -> None:
         """End a step whose parties have stepped: aggregate if it closes its round."""
@@ -172,27 +218,54 @@ class ClientSteps:
         if watched is None:
             return None
         federation = self._found(watched.split)
+        self._watched_step = batches.step
+        self._splits[_form(watched.batch)] = watched.split
         # The pass wrote the client's buffers into the module, whose own are the global ones.
         owned = {*federation.placement.client.buffers, *federation.placement.replica.buffers}
         written = {name: self._module.get_buffer(name).data for name in owned}
         for name in owned:
             self._module.get_buffer(name).data = watched.buffers_before[name]
-        self.begin(batches)
+        self.begin(batches, self._epoch)
         participant = federation.participants[client]
         for party in participant.parties:
             party.buffers.update({name: written[name] for name in party.buffers})
         scale = weight if federation.placement.has_common else 1.0
-        carrier = self._carrier(batches, client, scale, watched.split)
-        self._send_side_tensors(carrier, batch, watched.split)
-        tensor_places = sorted(watched.split.form.tensors)
-        watched.carrier.cross(carrier, tuple(tensor_places.index(place) for place in watched.split.smashed))
+        self._cross(watched, self._carrier(batches, client, scale, watched.split))
         with federation.installed(client):  # its weights still equal the global ones that the forward pass read
             self._backward(watched.output, scale)
         participant.samples += len(batches.indices[client])
         return watched.output
 
+    def _cross(self, watched: WatchedStep, carrier: LinkCarrier) -> None:
+        """Let cross what a watched step held back."""
+        split = watched.split
+        self._send_side_tensors(carrier, watched.batch, split)
+        places = sorted(split.form.tensors)
+        watched.carrier.cross(carrier, tuple(places.index(place) for place in split.smashed))
+
+    def _trained(self) -> tuple[object, ...]:
+        """What ownership depends on beside the cut: which parameters are trained, and in which groups they stand."""
+        groups = self._optimizer.param_groups
+        return (
+            tuple(parameter.requires_grad for parameter in self._module.parameters()),
+            tuple(len(group["params"]) for group in groups),
+        )
+
+    def _place_again(self) -> None:
+        """Say anew who owns what, in the middle of a round if need be: parameters were frozen or unfrozen."""
+        assert self.federation is not None
+        before = self.federation
+        state, weights = before.state_dict(), before.global_weights()
+        after = self._found(self.split)
+        owned = {*after.placement.client.names, *after.placement.replica.names}
+        with torch.no_grad():
+            for name in {*before.placement.client.names, *before.placement.replica.names} - owned:
+                self._module.state_dict()[name].copy_(weights[name])
+        after.load_state_dict(state)
+
     def _found(self, split: Split | None) -> Federation:
         self.split = split
+        self._trained_then = self._trained()
         placement = self._algorithm.place(self._module, split)
         cut = None if split is None else split.cut
         self.federation = Federation(self._module, self._optimizer, placement, self._link, cut, self.aggregation)
@@ -224,6 +297,11 @@ class ClientSteps:
     def _backward(self, output: object, scale: float) -> None:
         loss = loss_of(output)
         self._precision.backward(loss if scale == 1 else loss * scale, self._module, self._optimizer)
+
+
+def _form(batch: object) -> tuple[str, ...]:
+    """The names of a batch's tensors: what crosses is known for batches of the same form."""
+    return tuple(named_tensors(batch))
 
 
 def together(outputs: Mapping[int, Any], weights: Mapping[int, float]) -> Any:

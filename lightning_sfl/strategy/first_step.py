@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor, nn
 
-from lightning_sfl.cut.batch import named_tensors
+from lightning_sfl.cut.batch import copied_batch, named_tensors
 from lightning_sfl.cut.carrier import LinkCarrier
 from lightning_sfl.cut.errors import CutError
 from lightning_sfl.cut.find import (
@@ -60,12 +60,14 @@ class WatchedStep:
         output: What `training_step` returned.
         split: Whose is what.
         carrier: Holds the smashed data until they may cross.
+        batch: The batch as it was before the step.
         buffers_before: The module's buffers as they were before the step.
     """
 
     output: Any
     split: Split
     carrier: DeferredCarrier
+    batch: Any
     buffers_before: dict[str, Tensor]
 
 
@@ -89,6 +91,7 @@ def watched_step(
     """
     check_server_inputs(batch, server_inputs)
     before = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+    kept = copied_batch(batch)  # the step may change the batch
     carrier = DeferredCarrier()
     watch = Watch(module, batch)
     names = [name for name, _ in module.named_modules() if name]
@@ -98,19 +101,19 @@ def watched_step(
         if output is None:
             return None
         loss = loss_of(output)
-        watch.mark_loss(loss)
-        split = split_at(watch.flow, cut, module, named_tensors(batch), server_inputs)
+        watch.mark_ends(loss, module)
+        split = split_at(watch.flow, cut, module, named_tensors(kept), server_inputs)
         if wrong := autograd_disagreement(module, split, loss, watch.flow.gates[cut]):
             raise CutError(f"cut={cut!r}: this cut could not be verified; {wrong}.")
     except CutError as error:
         for name, buffer in module.named_buffers():
             buffer.data = before[name]
         try:
-            cuts = probe(module, batch, server_inputs).cuts()
+            cuts = probe(module, kept, server_inputs).cuts()
         except CutError as none:
             raise CutError(f"{error} {none}") from None
         raise CutError(f"{error} {valid_cuts_text(cuts)}") from None
-    return WatchedStep(output=output, split=split, carrier=carrier, buffers_before=before)
+    return WatchedStep(output=output, split=split, carrier=carrier, batch=kept, buffers_before=before)
 
 
 def choose_cut(module: pl.LightningModule, batch: object, server_inputs: tuple[str, ...]) -> str:

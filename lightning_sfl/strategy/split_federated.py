@@ -9,10 +9,10 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.strategies import _StrategyRegistry
 from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -26,7 +26,6 @@ from lightning_sfl.data.loader import ClientLoader, client_loader
 from lightning_sfl.data.partition import Partition, parse_partition
 from lightning_sfl.link.link import LocalLink
 from lightning_sfl.link.log import MessageLog
-from lightning_sfl.optimizers import check_optimizer
 from lightning_sfl.random_state import RandomState
 from lightning_sfl.strategy.announce import announce, warn_of_long_schedules
 from lightning_sfl.strategy.checkpoints import (
@@ -37,14 +36,20 @@ from lightning_sfl.strategy.checkpoints import (
     validation_is_due,
 )
 from lightning_sfl.strategy.checks import (
+    check_accumulation,
     check_choice,
+    check_cut,
     check_devices,
     check_integer,
     check_log,
     check_module,
+    check_one_loader,
+    check_optimizers,
     check_precision,
 )
 from lightning_sfl.strategy.client_steps import ClientSteps, together
+from lightning_sfl.strategy.party_steps import PartySteps
+from lightning_sfl.strategy.server_gradients import ServerGradients
 from lightning_sfl.strategy.single_process import SingleProcessStrategy
 from lightning_sfl.strategy.step_logs import StepLogs
 from lightning_sfl.strategy.transfer import PerClientTransfer
@@ -132,7 +137,7 @@ class SplitFederatedStrategy(SingleProcessStrategy):
             "client_optimizer_state", client_optimizer_state, ClientOptimizerState
         )
         self.partition = parse_partition(partition)
-        self.cut = cut
+        self.cut = check_cut(cut)
         self.num_clients = num_clients
         self.aggregate_every = aggregate_every
         self.clients_per_round = clients_per_round or num_clients
@@ -148,10 +153,11 @@ class SplitFederatedStrategy(SingleProcessStrategy):
         self._transfer: PerClientTransfer | None = None
         self._steps: ClientSteps | None = None
         self._loader: ClientLoader | None = None
-        self._loader_is_new = False
         self._saved: dict[str, Any] | None = None
         self._open_batches: ClientBatches | None = None
-        self._server_gradients: list[tuple[Tensor, Tensor]] = []
+        self._server: ServerGradients | None = None
+        self._parties: PartySteps | None = None
+        self._shows_every_step = False
 
     @property
     def _fitting(self) -> bool:
@@ -196,10 +202,10 @@ class SplitFederatedStrategy(SingleProcessStrategy):
             check_module(self._module, trainer, self.cut)
             check_log(self.message_log)
         super().setup(trainer)
-        for optimizer in self.optimizers:
-            check_optimizer(optimizer)
         if self._fitting:
+            check_optimizers(self.optimizers)
             self._transfer = PerClientTransfer(trainer)
+            self._server = ServerGradients(self._module)
             self._steps = ClientSteps(
                 self._module,
                 self.optimizers[0],
@@ -224,11 +230,6 @@ class SplitFederatedStrategy(SingleProcessStrategy):
         """Deal a training loader's samples out to the clients; leave every other loader as it is."""
         if not self._trainer.training:
             return dataloader
-        if self._loader_is_new:
-            raise MisconfigurationException(
-                "The training data come in several loaders; their samples cannot be dealt out to clients. Give one"
-                " DataLoader, for example over a torch.utils.data.ConcatDataset."
-            )
         schedule = self.algorithm.schedule(
             num_clients=self.num_clients,
             clients_per_round=self.clients_per_round,
@@ -244,7 +245,8 @@ class SplitFederatedStrategy(SingleProcessStrategy):
             schedule=schedule,
             seed=self.seed,
         )
-        self._loader_is_new = True
+        # With one client, or where the user asks for the same batches over and over, an epoch is a plain run's.
+        self._loader.starts_over = self.num_clients == 1 or bool(getattr(self._trainer, "overfit_batches", 0))
         if earlier is not None:
             self._loader.go_on_after(earlier)  # Trainer(reload_dataloaders_every_n_epochs=...)
         if self._saved is not None:
@@ -258,7 +260,12 @@ class SplitFederatedStrategy(SingleProcessStrategy):
     @override
     def on_train_start(self) -> None:
         assert self._loader is not None
-        announce(self._loader, self.algorithm.name)
+        check_one_loader(self._trainer)
+        announce(self._loader, self.algorithm.name, self._module)
+        self._parties = PartySteps(self._trainer)
+        self._shows_every_step = any(
+            isinstance(callback, WeightAveraging) for callback in getattr(self._trainer, "callbacks", [])
+        )
         warn_of_long_schedules(self.lr_scheduler_configs, self._trainer.estimated_stepping_batches)
         self._loader.most_steps = self._trainer.num_training_batches
         if self._saved is not None:
@@ -290,10 +297,11 @@ class SplitFederatedStrategy(SingleProcessStrategy):
             returns mappings, a mapping with it and each other value by client; None if every participant skipped.
         """
         assert self._steps is not None
-        batches = cast(ClientBatches, args[0])
-        self._loader_is_new = False
-        self._steps.begin(batches)
-        self._clear_server_gradients()
+        assert self._server is not None
+        check_accumulation(self._trainer)  # callbacks change it while training
+        batches: ClientBatches = args[0]
+        self._steps.begin(batches, self._trainer.current_epoch)
+        self._server.clear()
         logs = StepLogs(self._trainer)
         sizes = batches.sizes()
         weights = self._steps.aggregation.loss_weights(sizes)
@@ -306,34 +314,17 @@ class SplitFederatedStrategy(SingleProcessStrategy):
                 outputs[client] = output
         logs.end_step(batches, sum(sizes.values()))
         present = sum(weights[client] for client in outputs)
-        self._hold_server_gradients(present)
+        self._server.hold(present if self._steps.shares_loss else 1.0)
         self._open_batches = batches
         return together(outputs, {client: weights[client] / present for client in outputs})
-
-    def _clear_server_gradients(self) -> None:
-        """Let go of the last step's gradients, which Lightning would zero only after this step's were made."""
-        for parameter in self._module.parameters():
-            parameter.grad = None
-
-    def _hold_server_gradients(self, present: float) -> None:
-        """Take the server's gradients aside while Lightning zeroes gradients between training step and backward.
-
-        They are sums over the clients with a loss, whose weights add up to ``present``; the rest is made up for.
-        """
-        self._server_gradients = [(p, p.grad) for p in self._module.parameters() if p.grad is not None]
-        for parameter, gradient in self._server_gradients:
-            parameter.grad = None
-            if self._steps is not None and self._steps.shares_loss and present < 1 - 1e-6:
-                gradient.div_(present)
 
     @override
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
         """Put the server's gradients in place; they were made in the training step, client by client."""
         self.pre_backward(closure_loss)
         closure_loss = self.precision_plugin.pre_backward(closure_loss, self._module)
-        for parameter, gradient in self._server_gradients:
-            parameter.grad = gradient
-        self._server_gradients = []
+        assert self._server is not None
+        self._server.put()
         closure_loss = self.precision_plugin.post_backward(closure_loss, self._module)
         self.post_backward(closure_loss)
         return closure_loss
@@ -342,27 +333,17 @@ class SplitFederatedStrategy(SingleProcessStrategy):
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
         """Step the server, then every participant, and end the round where it is due."""
         result = super().optimizer_step(optimizer, closure, model, **kwargs)
-        steps, batches = self._steps, self._open_batches
-        if steps is None or steps.federation is None or batches is None:
+        steps, batches, parties = self._steps, self._open_batches, self._parties
+        if steps is None or steps.federation is None or batches is None or parties is None:
             return result
         for client in batches:
             for party in steps.federation.participants[client].parties:
-                if party.optimizer is not None:
-                    self._clip(party.optimizer)
-                party.step()
+                parties.step(party)
         steps.finish(batches)
         self._open_batches = None
-        if self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if self._shows_every_step or self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._read()
         return result
-
-    def _clip(self, optimizer: Optimizer) -> None:
-        """Clip one party's gradients, by the user's hook; no party knows the others' norm."""
-        self._module.configure_gradient_clipping(
-            optimizer,
-            gradient_clip_val=self._trainer.gradient_clip_val,
-            gradient_clip_algorithm=cast(str, self._trainer.gradient_clip_algorithm),
-        )
 
     # Reading the global model
 

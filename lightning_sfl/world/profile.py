@@ -1,6 +1,5 @@
 """The profile of a cut: what the client's half computes and holds, measured on a copy of the model."""
 
-import copy
 import dataclasses
 import warnings
 from typing import Any
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_sfl.cut.batch import record_count
-from lightning_sfl.cut.find import Cut, Step, training_step
+from lightning_sfl.cut.batch import copied_batch, record_count
+from lightning_sfl.cut.find import Cut, Step, copied_module, training_step
 from lightning_sfl.cut.modes import halt
 from lightning_sfl.optimizers import copy_optimizer
 from lightning_sfl.random_state import RandomState
@@ -57,26 +56,26 @@ def profile_cut(
         optimizer: The module's optimizer, for the size of its state; None counts no state.
         step: How to run one step.
     """
-    copied = copy.deepcopy(module)
+    copied = copied_module(module)
     names = {
         own: copied.get_parameter(name)
         for name, own in module.named_parameters()
         if name in cut.split.client_parameters
     }
+    samples = record_count(batch)
     saved = _SavedBytes(copied)
     forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
     state = RandomState.capture()
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.filterwarnings("ignore", message="You are trying to `self.log\\(\\)`")
         with saved, forward:
-            halted = halt(copied, cut.split, lambda: step(copied, batch))
+            halted = halt(copied, cut.split, lambda: step(copied, copied_batch(batch)))
         with backward:
             halted.backward([torch.ones_like(tensor) for tensor in halted.smashed])
     state.restore()
     client = [copied.get_parameter(name) for name in cut.split.client_parameters]
     buffers = [copied.get_buffer(name) for name in cut.split.client_buffers]
     trained = [parameter for parameter in client if parameter.grad is not None]
-    samples = record_count(batch)
     return CutProfile(
         cut=cut.name,
         client_forward_flop_per_sample=forward.get_total_flops() / samples,

@@ -164,10 +164,14 @@ class Stream(IterableDataset):
         (lambda: DataLoader(Stream(), batch_size=2), "is an iterable dataset"),
         (lambda: MLP.loader(8, 2, sampler=WeightedRandomSampler([1.0] * 8, 8)), "own sampler .WeightedRandomSampler."),
         (lambda: [MLP.batch(2), MLP.batch(2)], "The training loader is a Tensor"),
-        (lambda: {"a": MLP.loader(8, 2), "b": MLP.loader(8, 2)}, "come in several loaders"),
-        (lambda: CombinedLoader([MLP.loader(8, 2), MLP.loader(8, 2)], "min_size"), "come in several loaders"),
+        (lambda: {"a": MLP.loader(8, 2), "b": MLP.loader(8, 2)}, r"The training data come as a \w+ of 2 loaders"),
+        (
+            lambda: CombinedLoader([MLP.loader(8, 2), MLP.loader(8, 2)], "min_size"),
+            r"The training data come as a \w+ of 2 loaders",
+        ),
+        (lambda: {"a": MLP.loader(8, 2)}, "The training data come as a dict of 1 loaders"),
     ],
-    ids=["iterable", "sampler", "list", "two loaders", "combined"],
+    ids=["iterable", "sampler", "list", "two loaders", "combined", "one in a mapping"],
 )
 def test_training_loaders_that_cannot_be_dealt_out(loader, message):
     refused(MLP.module(sgd), loader(), (ValueError, MisconfigurationException), message)
