@@ -47,19 +47,19 @@ def last_observations(view: AttackerView) -> list[Observation]:
         The observations by ascending client.
     """
     broadcast: dict[tuple[int, int], Message] = {
-        (message.client, message.round): message for message in view.messages(MessageKind.BROADCAST)
+        (_client(message), message.round): message for message in view.messages(MessageKind.BROADCAST)
     }
     first: dict[tuple[int, int], Message] = {}
     for message in view.messages(MessageKind.SMASHED):
-        first.setdefault((message.client, message.round), message)
+        first.setdefault((_client(message), message.round), message)
     newest: dict[int, Message] = {}
     for key, message in first.items():
         if key in broadcast:
-            newest[message.client] = message
+            newest[_client(message)] = message
     beside: dict[tuple[int, int], dict[str, Tensor]] = {}
     for kind in (MessageKind.LABEL, MessageKind.MASK, MessageKind.INPUT):
         for message in view.messages(kind):
-            beside.setdefault((message.client, message.step), {}).update(message.tensors)
+            beside.setdefault((_client(message), message.step), {}).update(message.tensors)
     return [
         Observation(
             number=message.number,
@@ -73,3 +73,9 @@ def last_observations(view: AttackerView) -> list[Observation]:
         )
         for client, message in sorted(newest.items())
     ]
+
+
+def _client(message: Message) -> int:
+    """The client at one end; of the kinds read here, every message has one."""
+    assert message.client is not None
+    return message.client

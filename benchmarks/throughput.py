@@ -67,7 +67,7 @@ class Net(pl.LightningModule):
 def samples(clients: int) -> TensorDataset:
     """160 samples per client; beyond 1,600 they are used again."""
     digits = load_digits()
-    order = np.random.RandomState(0).permutation(len(digits.target))[:1600]  # noqa: NPY002 - the workload's own order
+    order = np.random.RandomState(0).permutation(len(digits.target))[:1600]
     images = torch.tensor(digits.images[order] / 16, dtype=torch.float32)
     images = images.repeat_interleave(4, 1).repeat_interleave(4, 2).unsqueeze(1).repeat(1, 3, 1, 1)
     labels = torch.tensor(digits.target[order])
@@ -162,9 +162,7 @@ def main() -> None:
         done = options.passes * len(data) // BATCH
         systems: dict[str, Callable[[], float]] = {
             "plain PyTorch": lambda data=data: plain_loop(data, options.passes),
-            "plain Lightning": lambda data=data, clients=clients: through_trainer(
-                data, options.passes, clients, None
-            ),
+            "plain Lightning": lambda data=data, clients=clients: through_trainer(data, options.passes, clients, None),
         }
         for algorithm in options.algorithms:
             systems[algorithm] = lambda data=data, clients=clients, algorithm=algorithm: through_trainer(

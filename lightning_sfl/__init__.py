@@ -5,6 +5,7 @@ Importing this package registers ``Trainer(strategy="split_federated")``.
 
 from lightning.pytorch.strategies import StrategyRegistry
 
+from lightning_sfl.allocation import Allocation as Allocation
 from lightning_sfl.cut.errors import CutError as CutError
 from lightning_sfl.cut.find import Cut as Cut
 from lightning_sfl.cut.find import find_cuts as find_cuts
@@ -14,4 +15,4 @@ from lightning_sfl.strategy.split_federated import SplitFederatedStrategy as Spl
 if SplitFederatedStrategy.strategy_name not in StrategyRegistry:
     SplitFederatedStrategy.register_strategies(StrategyRegistry)
 
-__all__ = ["Cut", "CutError", "MessageLog", "SplitFederatedStrategy", "find_cuts"]
+__all__ = ["Allocation", "Cut", "CutError", "MessageLog", "SplitFederatedStrategy", "find_cuts"]

@@ -117,17 +117,36 @@ class Participant:
         shard: The client's own part.
         replica: The server layers that are this client's own, computed on the server.
         samples: Samples processed since the last aggregation.
+        lost: Whether it was lost in the round at hand, and counts no more.
     """
 
     client: int
     shard: Shard
     replica: Shard
     samples: int = 0
+    lost: bool = False
 
     @property
     def parties(self) -> tuple[Shard, Shard]:
         """Its parts by the party that steps them: the client, and the server on its behalf."""
         return (self.shard, self.replica)
+
+    def count(self, samples: int, scale: float) -> None:
+        """Count samples as processed, by a backward pass whose loss was multiplied by ``scale``.
+
+        What the server computes of the client's own is trained on the client's own mean loss. The client's half got
+        its gradient over the link, which took the scale out.
+        """
+        self.samples += samples
+        if scale != 1:
+            for parameter in self.replica.parameters.values():
+                if parameter.grad is not None:
+                    parameter.grad.div_(scale)
+
+    def is_finite(self) -> bool:
+        """Whether all its weights and buffers are numbers."""
+        tensors = [tensor for party in self.parties for tensor in party.tensors().values()]
+        return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
 
     def drop_gradients(self) -> None:
         """Let go of all its parties' gradients."""

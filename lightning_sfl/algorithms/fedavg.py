@@ -22,7 +22,7 @@ class FedAvg:
     uses_cut: ClassVar[bool] = False
     schedule: ClassVar[type[Schedule]] = ParallelSchedule
 
-    def place(self, module: nn.Module, split: Split | None) -> Placement:
+    def place(self, module: nn.Module, split: Split | None, deepest: Split | None) -> Placement:
         """See :meth:`Algorithm.place`."""
         assert split is None
         return Placement(client=everything(module), replica=Owned(), has_common=False)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_sfl.algorithms.aggregation import Aggregation, ClientOptimizerState
-from lightning_sfl.algorithms.placement import Owned, Placement
+from lightning_sfl.algorithms.placement import Owned, Placement, Placements
 from lightning_sfl.clients import Participant, Shard
 from lightning_sfl.link.link import Link
-from lightning_sfl.link.message import FED_SERVER, MessageKind, client_name
+from lightning_sfl.link.message import FED_SERVER, SERVER, MessageKind, client_name
 from lightning_sfl.optimizers import State, mean_state, mean_tensor, pack_states, unpack_states
 
 Tensors = dict[str, Tensor]
@@ -29,31 +29,24 @@ class Federation:
     Args:
         module: The module.
         optimizer: The user's optimizer.
-        placement: Who owns what.
+        placements: Who owns what.
         link: Carries broadcasts and updates.
-        cut: The cut in force, for the messages.
         aggregation: How participants become one model.
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        optimizer: Optimizer,
-        placement: Placement,
-        link: Link,
-        cut: str | None,
-        aggregation: Aggregation,
+        self, module: nn.Module, optimizer: Optimizer, placements: Placements, link: Link, aggregation: Aggregation
     ) -> None:
-        self.placement = placement
-        self._aggregation = aggregation
-        self._kept: dict[int, tuple[dict[str, State], dict[str, State]]] = {}
+        self.placements = placements
         self.round: int | None = None
         self.participants: dict[int, Participant] = {}
         self._module = module
         self._optimizer = optimizer
         self._link = link
-        self._cut = cut
-        self._idle: list[Participant] = []
+        self._aggregation = aggregation
+        self._owned = placements.owned
+        self._kept: dict[int, dict[str, State]] = {}
+        self._idle: dict[str | None, list[Participant]] = {}
         self._reading: list[tuple[str, Tensor, Tensor]] | None = None
         self._reading_state: dict[str, State] = {}
 
@@ -62,25 +55,28 @@ class Federation:
         assert self._reading is None
         assert not self.participants
         self.round = round
-        shard, replica = self._global(self.placement.client), self._global(self.placement.replica)
+        averages = self._aggregation.client_optimizer_state is ClientOptimizerState.AVERAGE
+        parts: dict[str | None, tuple[Part, Part]] = {}
         for client in clients:
-            participant = self._idle.pop() if self._idle else self._new_participant()
-            participant.client, participant.samples = client, 0
-            received = self._send(shard, client, step, uplink=False)
-            if self._aggregation.client_optimizer_state is ClientOptimizerState.AVERAGE:
-                own = (received[1], replica[1])
-            else:
-                own = self._kept.get(client, ({}, {}))
-            participant.shard.load(received[0], own[0])
-            participant.replica.load(replica[0], own[1])  # it stays on the server
+            cut = self.placements.cut_of(client)
+            if cut not in parts:
+                placement = self.placements.of(client)
+                parts[cut] = self._global(placement.client), self._global(placement.replica)
+            shard, replica = parts[cut]
+            idle = self._idle.get(cut)
+            participant = idle.pop() if idle else self._new_participant(self.placements.of(client))
+            participant.client, participant.samples, participant.lost = client, 0, False
+            tensors, states = self._send(shard, client, step, uplink=False)
+            kept = self._kept.get(client, {})
+            participant.shard.load(tensors, states if averages else kept)
+            participant.replica.load(replica[0], replica[1] if averages else kept)  # it stays on the server
             self.participants[client] = participant
 
     def close(self, step: int) -> None:
         """End the round: average what the participants own. Nobody present: nothing changes."""
         present = self._present()
-        shards = [self._send(_part(p.shard), p.client, step, uplink=True) for p in present]
-        replicas = [_part(p.replica) for p in present]
-        tensors, states = self._mean(present, shards, replicas)
+        parts = [_together(self._send(_part(p.shard), p.client, step, uplink=True), _part(p.replica)) for p in present]
+        tensors, states = self._mean(present, parts)
         with torch.no_grad():
             for name, tensor in tensors.items():
                 held = self._tensor(name)
@@ -90,13 +86,29 @@ class Federation:
                     held.copy_(tensor)
         rule = self._aggregation.client_optimizer_state
         if rule is ClientOptimizerState.KEEP:
-            for participant in present:
-                self._kept[participant.client] = (_part(participant.shard)[1], _part(participant.replica)[1])
+            for participant, part in zip(present, parts, strict=True):
+                self._kept[participant.client] = part[1]
         for name, state in states.items():
             self._set_state(name, {} if rule is ClientOptimizerState.RESET else state)
-        self._idle.extend(self.participants.values())
+        for client, participant in self.participants.items():
+            self._idle.setdefault(self.placements.cut_of(client), []).append(participant)
         self.participants = {}
         self.round = None
+
+    def hand_over(self, after: "Federation", round: int, step: int) -> None:
+        """Hand the global model over to a federation with other cuts, between rounds.
+
+        Layers that become common go to the server, layers that cease to be go to the federation server.
+        """
+        assert not self.participants
+        after._kept = self._kept
+        self.round = round
+        before, now = set(self._owned.names), set(after._owned.names)
+        with_state = self._aggregation.client_optimizer_state is ClientOptimizerState.AVERAGE
+        for names, ends in ((now - before, (SERVER, FED_SERVER)), (before - now, (FED_SERVER, SERVER))):
+            moved = _among(after._owned if ends[0] == SERVER else self._owned, names)
+            if moved.names:
+                self._exchange(self._global(moved), MessageKind.MOVED_LAYERS, ends, step, None, with_state=with_state)
 
     @contextmanager
     def installed(self, client: int) -> Iterator[None]:
@@ -146,51 +158,43 @@ class Federation:
         state: dict[str, Any] = {
             "round": self.round,
             "participants": {
-                client: {
-                    "samples": participant.samples,
-                    "shard": _part(participant.shard),
-                    "replica": _part(participant.replica),
-                }
-                for client, participant in self.participants.items()
+                client: (found.samples, found.lost, *_together(_part(found.shard), _part(found.replica)))
+                for client, found in self.participants.items()
             },
             "kept": self._kept,
-            "global": [self._global(owned) for owned in (self.placement.client, self.placement.replica)],
+            "global": self._global(self._owned),
         }
         if was_read:
             self.read()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on in the middle of a round, at the same cut or at another.
+        """Go on in the middle of a round, at the same cuts or at others.
 
-        At another cut, what a participant owns now and did not own before is a copy of the global model; what it owned
+        At other cuts, what a participant owns now and did not own before is a copy of the global model; what it owned
         and is shared by now is the mean that the checkpoint shows.
         """
         assert not self.participants
         self.round, self._kept = state["round"], dict(state["kept"])
-        owned_now = {*self.placement.client.names, *self.placement.replica.names}
-        for tensors, states in state["global"]:  # what is shared by now has its mean in the checkpoint's own weights
-            with torch.no_grad():
-                for name in owned_now & tensors.keys():
-                    self._tensor(name).copy_(tensors[name])
-            for name in owned_now & tensors.keys() & dict(self._module.named_parameters()).keys():
-                self._set_state(name, states.get(name, {}))
-        for client, saved in state["participants"].items():
-            participant = self._new_participant()
-            participant.client, participant.samples = client, saved["samples"]
-            tensors = {**saved["shard"][0], **saved["replica"][0]}
-            states = {**{name: {} for name in tensors}, **saved["shard"][1], **saved["replica"][1]}
-            for shard, owned in (
-                (participant.shard, self.placement.client),
-                (participant.replica, self.placement.replica),
-            ):
-                held, held_states = self._global(owned)
-                own = {name: tensors.get(name, tensor) for name, tensor in held.items()}
-                shard.load(own, {**held_states, **states})
+        tensors, states = state["global"]
+        owned = [name for name in self._owned.names if name in tensors]
+        with torch.no_grad():
+            for name in owned:  # what is shared by now has its mean in the checkpoint's own weights
+                self._tensor(name).copy_(tensors[name])
+        for name in set(owned) & set(self._owned.parameters):
+            self._set_state(name, states.get(name, {}))
+        for client, (samples, lost, tensors, states) in state["participants"].items():
+            placement = self.placements.of(client)
+            participant = self._new_participant(placement)
+            participant.client, participant.samples, participant.lost = client, samples, lost
+            had = {name: states.get(name, {}) for name in tensors}
+            for shard, part in ((participant.shard, placement.client), (participant.replica, placement.replica)):
+                held, held_states = self._global(part)
+                shard.load({**held, **{name: tensors[name] for name in held if name in tensors}}, held_states | had)
             self.participants[client] = participant
 
-    def _new_participant(self) -> Participant:
-        client, replica = self.placement.client, self.placement.replica
+    def _new_participant(self, placement: Placement) -> Participant:
+        client, replica = placement.client, placement.replica
         return Participant(
             client=-1,
             shard=Shard(self._module, client.parameters, client.buffers, self._optimizer),
@@ -199,7 +203,7 @@ class Federation:
 
     def _present(self) -> list[Participant]:
         """The participants with something to average."""
-        return [participant for participant in self.participants.values() if participant.samples > 0]
+        return [found for found in self.participants.values() if found.samples > 0 and not found.lost]
 
     def _tensor(self, name: str) -> Tensor:
         owner, _, key = name.rpartition(".")
@@ -226,9 +230,15 @@ class Federation:
 
     def _send(self, part: Part, client: int, step: int, *, uplink: bool) -> Part:
         """Send weights, buffers and optimizer state over the link and return what arrives."""
-        tensors, states = part
         ends = (client_name(client), FED_SERVER) if uplink else (FED_SERVER, client_name(client))
-        assert self.round is not None
+        kind = MessageKind.CLIENT_UPDATE if uplink else MessageKind.BROADCAST
+        with_state = self._aggregation.client_optimizer_state is ClientOptimizerState.AVERAGE
+        return self._exchange(part, kind, ends, step, self.placements.cut_of(client), with_state=with_state)
+
+    def _exchange(
+        self, part: Part, kind: MessageKind, ends: tuple[str, str], step: int, cut: str | None, *, with_state: bool
+    ) -> Part:
+        tensors, states = part
 
         def send(kind: MessageKind, payload: Mapping[str, Tensor]) -> Tensors:
             return self._link.send(
@@ -237,37 +247,48 @@ class Federation:
                 receiver=ends[1],
                 round=self.round or 0,
                 step=step,
-                cut=self._cut,
+                cut=cut,
                 tensors=payload,
             )
 
-        received = send(MessageKind.CLIENT_UPDATE if uplink else MessageKind.BROADCAST, tensors)
-        if states and self._aggregation.client_optimizer_state is ClientOptimizerState.AVERAGE:
+        received = send(kind, tensors)
+        if states and with_state:
             states = unpack_states(send(MessageKind.OPTIMIZER_STATE, pack_states(states)), states)
         return received, states
 
     def _mean_present(self) -> Part:
         present = self._present()
-        return self._mean(present, [_part(p.shard) for p in present], [_part(p.replica) for p in present])
+        return self._mean(present, [_together(_part(p.shard), _part(p.replica)) for p in present])
 
-    def _mean(self, present: list[Participant], shards: list[Part], replicas: list[Part]) -> Part:
-        """The weighted mean over participants of their shards and replicas."""
-        weights = self._aggregation.weights(present)
+    def _mean(self, present: list[Participant], parts: list[Part]) -> Part:
+        """The weighted mean over participants of what they own."""
         tensors: Tensors = {}
         states: dict[str, State] = {}
+        if not parts:
+            return tensors, states
+        weights = self._aggregation.weights(present)
         with torch.no_grad():
-            for owned, parts in ((self.placement.client, shards), (self.placement.replica, replicas)):
-                if not parts:
-                    continue
-                for name in owned.parameters:
-                    tensors[name] = mean_tensor([part[0][name] for part in parts], weights)
-                for name in owned.buffers:
-                    tensors[name] = mean_tensor([part[0][name] for part in parts], weights, keep_equal=True)
-                for name in owned.parameters:
-                    if state := mean_state([part[1].get(name, {}) for part in parts], weights):
-                        states[name] = state
+            for name in self._owned.parameters:
+                tensors[name] = mean_tensor([part[0][name] for part in parts], weights)
+            for name in self._owned.buffers:
+                tensors[name] = mean_tensor([part[0][name] for part in parts], weights, keep_equal=True)
+            for name in self._owned.parameters:
+                if state := mean_state([part[1].get(name, {}) for part in parts], weights):
+                    states[name] = state
         return tensors, states
+
+
+def _among(owned: Owned, names: set[str]) -> Owned:
+    return Owned(
+        parameters=tuple(name for name in owned.parameters if name in names),
+        buffers=tuple(name for name in owned.buffers if name in names),
+    )
 
 
 def _part(shard: Shard) -> Part:
     return shard.tensors(), shard.optimizer_state()
+
+
+def _together(shard: Part, replica: Part) -> Part:
+    """All that a participant owns, on whichever side it is computed."""
+    return {**shard[0], **replica[0]}, {**shard[1], **replica[1]}

@@ -1,7 +1,7 @@
 """Where an algorithm keeps which part of the module."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from torch import nn
@@ -38,6 +38,37 @@ class Placement:
     has_common: bool
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placements:
+    """Who owns what, client by client.
+
+    Attributes:
+        by_cut: The placement at every cut in use.
+        cut_of: Says where a client cuts; None for an algorithm without a cut.
+    """
+
+    by_cut: Mapping[str | None, Placement]
+    cut_of: Callable[[int], str | None]
+
+    def of(self, client: int) -> Placement:
+        """Who owns what where this client is concerned."""
+        return self.by_cut[self.cut_of(client)]
+
+    @property
+    def has_common(self) -> bool:
+        """Whether the server steps one copy for all."""
+        return all(placement.has_common for placement in self.by_cut.values())
+
+    @property
+    def owned(self) -> Owned:
+        """What is owned by clients, on whichever side it is computed. It is the same at every cut."""
+        placement = next(iter(self.by_cut.values()))
+        return Owned(
+            parameters=(*placement.client.parameters, *placement.replica.parameters),
+            buffers=(*placement.client.buffers, *placement.replica.buffers),
+        )
+
+
 class Algorithm(Protocol):
     """A split federated learning algorithm."""
 
@@ -45,12 +76,13 @@ class Algorithm(Protocol):
     uses_cut: ClassVar[bool]
     schedule: ClassVar[type[Schedule]]
 
-    def place(self, module: nn.Module, split: Split | None) -> Placement:
+    def place(self, module: nn.Module, split: Split | None, deepest: Split | None) -> Placement:
         """Say who owns what.
 
         Args:
             module: The module.
-            split: The split in force; None for an algorithm without a cut.
+            split: The split of a client; None for an algorithm without a cut.
+            deepest: The split at the deepest cut of all registered clients.
         """
         ...
 
@@ -63,6 +95,15 @@ def everything(module: nn.Module) -> Owned:
 def client_side(module: nn.Module, split: Split) -> Owned:
     """The trainable parameters and the buffers before the cut."""
     return _owned(module, split.client_parameters, split.client_buffers)
+
+
+def between(module: nn.Module, split: Split, deepest: Split) -> Owned:
+    """What lies behind one cut and before the deepest: layers of a client's own that the server computes."""
+    near, far = client_side(module, split), client_side(module, deepest)
+    return Owned(
+        parameters=tuple(name for name in far.parameters if name not in set(near.parameters)),
+        buffers=tuple(name for name in far.buffers if name not in set(near.buffers)),
+    )
 
 
 def server_side(module: nn.Module, split: Split) -> Owned:

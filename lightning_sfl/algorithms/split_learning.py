@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from lightning_sfl.algorithms.placement import Owned, Placement, client_side
+from lightning_sfl.algorithms.placement import Placement, between, client_side
 from lightning_sfl.cut.split import Split
 from lightning_sfl.schedule import RelaySchedule, Schedule
 
@@ -23,7 +23,8 @@ class SplitLearning:
     uses_cut: ClassVar[bool] = True
     schedule: ClassVar[type[Schedule]] = RelaySchedule
 
-    def place(self, module: nn.Module, split: Split | None) -> Placement:
+    def place(self, module: nn.Module, split: Split | None, deepest: Split | None) -> Placement:
         """See :meth:`Algorithm.place`."""
         assert split is not None
-        return Placement(client=client_side(module, split), replica=Owned(), has_common=True)
+        assert deepest is not None
+        return Placement(client=client_side(module, split), replica=between(module, split, deepest), has_common=True)

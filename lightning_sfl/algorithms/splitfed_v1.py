@@ -23,7 +23,7 @@ class SplitFedV1:
     uses_cut: ClassVar[bool] = True
     schedule: ClassVar[type[Schedule]] = ParallelSchedule
 
-    def place(self, module: nn.Module, split: Split | None) -> Placement:
+    def place(self, module: nn.Module, split: Split | None, deepest: Split | None) -> Placement:
         """See :meth:`Algorithm.place`."""
         assert split is not None
         return Placement(client=client_side(module, split), replica=server_side(module, split), has_common=False)

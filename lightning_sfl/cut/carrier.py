@@ -19,6 +19,7 @@ class LinkCarrier:
         gradient_scale: What the loss was multiplied by before backward. It is divided out of the cut gradient, so that
             a client receives the gradient of its own mean loss.
         origin: The records of the client's batch, for the truth file.
+        loses_gradient: Whether the client is lost before the cut gradient comes back.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class LinkCarrier:
         cut: str,
         gradient_scale: float,
         origin: Origin | None,
+        loses_gradient: bool = False,
     ) -> None:
         self._link = link
         self._client = client_name(client)
@@ -39,6 +41,7 @@ class LinkCarrier:
         self._cut = cut
         self._scale = gradient_scale
         self._origin = origin
+        self._loses_gradient = loses_gradient
 
     def up(self, smashed: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Send the smashed data."""
@@ -47,6 +50,8 @@ class LinkCarrier:
 
     def down(self, cut_gradient: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         """Send the cut gradient, freed from the loss's scale."""
+        if self._loses_gradient:
+            return tuple(None for _ in cut_gradient)
         named = {
             str(place): tensor if self._scale == 1 else tensor / self._scale
             for place, tensor in enumerate(cut_gradient)

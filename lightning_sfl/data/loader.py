@@ -47,6 +47,7 @@ class ClientLoader:
         self.batch_size = batch_size
         self.most_steps = math.inf
         self.random_state: RandomState | None = None
+        self._allocated: list[int] | None = None
         self._is_resumed = False
         self._plan = BatchPlan(loader, parts, schedule, batch_size=batch_size, seed=seed)
         self._loader: DataLoader[Any] = DataLoader(
@@ -106,6 +107,10 @@ class ClientLoader:
             self._plan.begin_epoch()
             return iter(self._loader)
         self._plan.continue_epoch()
+        return self._traceless_iterator()
+
+    def _traceless_iterator(self) -> Iterator[Any]:
+        """An iterator of the loader whose making leaves no trace in random states."""
         generator = self._loader.generator
         state, own = RandomState.capture(), None if generator is None else generator.get_state()
         fetched = iter(self._loader)  # draws a seed for workers
@@ -117,10 +122,18 @@ class ClientLoader:
     def _resumed(self) -> Iterator[ClientBatches]:
         yield from self._deliver(self._begin())
 
+    def allocate(self, batch_sizes: list[int]) -> None:
+        """Give every client another batch size from the next round on."""
+        self._allocated = batch_sizes
+
     def _deliver(self, fetched: Iterator[Any]) -> Iterator[ClientBatches]:
         for _ in range(len(self) - self._plan.epoch_steps):
             step = self._plan.delivered_steps
             turn = self.schedule.turn(step)
+            if self._allocated is not None and (step == 0 or self.schedule.turn(step - 1).closes_round):
+                self._plan.allocate(self._allocated)
+                self._allocated = None
+                fetched = self._traceless_iterator()
             batches: dict[int, Any] = {}
             indices: dict[int, tuple[int, ...]] = {}
             whole = False
@@ -156,6 +169,7 @@ class ClientLoader:
         generator = self._loader.generator
         return {
             **self._plan.state_dict(),
+            "allocated": self._allocated,
             "generator": None if generator is None else generator.get_state(),
             "parts": self._fingerprint,
         }
@@ -172,6 +186,7 @@ class ClientLoader:
                 " same data, partition=, num_clients= and seed=, or load its weights alone and start anew."
             )
         self._plan.load_state_dict(state)
+        self._allocated = state["allocated"]
         if state["generator"] is not None and self._loader.generator is not None:
             self._loader.generator.set_state(state["generator"])
         self._is_resumed = True

@@ -21,7 +21,7 @@ class ClientOrder:
 
     Args:
         parts: The samples of each client.
-        batch_size: Samples per batch; a client that holds fewer has them all in one batch.
+        batch_size: Samples per batch; a client that holds fewer has them all in one batch. :meth:`allocate` changes it.
         drop_last: Whether a short last batch of a pass is left out.
         shuffled: Whether passes go in the epoch's order; else in the order of the client's own list.
         seed: Seeds the order of a client that starts more than one pass within an epoch.
@@ -32,6 +32,7 @@ class ClientOrder:
     ) -> None:
         self._parts = parts
         self._batch_size = batch_size
+        self._allocated: Sequence[int] | None = None
         self._drop_last = drop_last
         self._shuffled = shuffled
         self._seed = seed
@@ -56,12 +57,17 @@ class ClientOrder:
             self._place = np.empty(len(order), dtype=np.int64)
             self._place[order] = np.arange(len(order))
 
+    def allocate(self, batch_sizes: Sequence[int] | None) -> None:
+        """Give every client a batch size of its own; None gives all the loader's."""
+        self._allocated = batch_sizes
+
     def next_batch(self, client: int) -> Indices:
         """The client's next batch of samples."""
         left = self._left.get(client)
         if left is None or len(left) == 0:
             left = self._new_pass(client)
-        size = min(self._batch_size, len(self._parts[client]))
+        asked = self._batch_size if self._allocated is None else self._allocated[client]
+        size = min(asked, len(self._parts[client]))
         batch, left = left[:size], left[size:]
         if self._drop_last and len(left) < size:
             left = left[:0]

@@ -72,6 +72,7 @@ class BatchPlan:
         self.delivered_steps = 0
         self.epoch_steps = 0
         self.starts_over = False
+        self.batch_sizes: Sequence[int] | None = None
         self._loaded_epoch: dict[str, Any] = {}
         self._progress: dict[int, Progress] = {}
         self._planned: deque[_Planned] = deque()
@@ -90,6 +91,13 @@ class BatchPlan:
         self._order.restore(self._progress)
         self._planned.clear()
         self._order.continue_epoch(self._loaded_epoch)
+
+    def allocate(self, batch_sizes: Sequence[int]) -> None:
+        """Plan with these batch sizes from what was delivered on; what workers fetched ahead is planned again."""
+        self._order.restore(self._progress)
+        self._planned.clear()
+        self.batch_sizes = batch_sizes
+        self._order.allocate(batch_sizes)
 
     def _epoch_order(self) -> list[int]:
         """Where the user's sampler goes in this epoch, drawing what a plain loader draws from it."""
@@ -130,6 +138,7 @@ class BatchPlan:
                 client: (found.passes, torch.from_numpy(found.left)) for client, found in self._progress.items()
             },
             "epoch_steps": self.epoch_steps,
+            "batch_sizes": None if self.batch_sizes is None else list(self.batch_sizes),
             "epoch": self._order.epoch_state(),
         }
 
@@ -141,4 +150,6 @@ class BatchPlan:
         }
         self._order.restore(self._progress)
         self.epoch_steps = state["epoch_steps"]
+        self.batch_sizes = state["batch_sizes"]
+        self._order.allocate(self.batch_sizes)
         self._loaded_epoch = state["epoch"]

@@ -43,6 +43,7 @@ class MessageKind(StrEnum):
     BROADCAST = "broadcast"
     CLIENT_UPDATE = "client_update"
     OPTIMIZER_STATE = "optimizer_state"
+    MOVED_LAYERS = "moved_layers"
 
 
 def client_name(client: int) -> str:
@@ -80,9 +81,10 @@ class Message:
         return self.sender.startswith(_CLIENT)
 
     @property
-    def client(self) -> int:
-        """The client that sends or receives it."""
-        return int((self.sender if self.is_uplink else self.receiver).removeprefix(_CLIENT))
+    def client(self) -> int | None:
+        """The client that sends or receives it; None between servers."""
+        party = self.sender if self.is_uplink else self.receiver
+        return int(party.removeprefix(_CLIENT)) if party.startswith(_CLIENT) else None
 
     @property
     def payload_bit(self) -> int:

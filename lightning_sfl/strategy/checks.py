@@ -1,6 +1,6 @@
 """What the strategy refuses, and says so before anything has run or been written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
@@ -66,12 +66,12 @@ def check_log(log: MessageLog | None) -> None:
         )
 
 
-def check_module(module: pl.LightningModule, trainer: pl.Trainer, cut: str | None) -> None:
+def check_module(module: pl.LightningModule, trainer: pl.Trainer, cuts: Sequence[str]) -> None:
     """Raise unless clients and server can train this module.
 
     Raises:
         MisconfigurationException: Manual optimization, compiled modules or gradient accumulation.
-        CutError: The module has no submodule called ``cut``.
+        CutError: The module has no submodule of a cut's name.
     """
     name = type(module).__name__
     if not module.automatic_optimization:
@@ -90,8 +90,9 @@ def check_module(module: pl.LightningModule, trainer: pl.Trainer, cut: str | Non
             f"{name} holds compiled modules ({', '.join(map(repr, compiled))}), which ignore the hook at the cut"
             " silently. Train the module uncompiled."
         )
-    if cut is not None and cut not in dict(module.named_modules()):
-        raise unknown_submodule(module, cut)
+    for cut in cuts:
+        if cut not in dict(module.named_modules()):
+            raise unknown_submodule(module, cut)
 
 
 def check_accumulation(trainer: pl.Trainer) -> None:
@@ -129,11 +130,18 @@ def check_one_loader(trainer: pl.Trainer) -> None:
         )
 
 
-def check_cut(cut: object) -> str | None:
-    """Return ``cut`` if it is a module's name or None; else raise a ValueError."""
-    if cut is not None and (not isinstance(cut, str) or not cut):
-        raise ValueError(f"cut={cut!r} is not accepted: give the name of a submodule, such as 'model.layer2', or None.")
-    return cut
+def check_cut(cut: object, num_clients: int) -> str | dict[int, str] | None:
+    """Return ``cut`` if it is a module's name, one for every client, or None; else raise a ValueError."""
+    if cut is None or (isinstance(cut, str) and cut):
+        return cut
+    if isinstance(cut, Mapping) and all(isinstance(name, str) and name for name in cut.values()):
+        if set(cut) != set(range(num_clients)):
+            raise ValueError(f"cut={cut!r} must name a cut for every client, 0 to {num_clients - 1}.")
+        return dict(cut)
+    raise ValueError(
+        f"cut={cut!r} is not accepted: give the name of a submodule, such as 'model.layer2', one for every client"
+        " ({client: name}), or None."
+    )
 
 
 def _compiled_submodules(module: nn.Module) -> list[str]:

@@ -1,5 +1,6 @@
 """The clients' forward and backward passes within one training step, and the rounds they belong to."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,18 +13,21 @@ from torch.optim import Optimizer
 
 from lightning_sfl.algorithms.aggregation import Aggregation
 from lightning_sfl.algorithms.federation import Federation
-from lightning_sfl.algorithms.placement import Algorithm
-from lightning_sfl.cut.batch import named_tensors
+from lightning_sfl.algorithms.placement import Algorithm, Placements
+from lightning_sfl.attendance import Stage
+from lightning_sfl.cut.batch import copied_batch, named_tensors
 from lightning_sfl.cut.carrier import LinkCarrier
 from lightning_sfl.cut.errors import CutError
 from lightning_sfl.cut.find import loss_of
-from lightning_sfl.cut.modes import PassHook
+from lightning_sfl.cut.modes import PassHook, halt
 from lightning_sfl.cut.split import Split
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.link.link import Link
 from lightning_sfl.link.log import Origin
 from lightning_sfl.link.message import MessageKind
+from lightning_sfl.strategy.cuts import Cuts, placements
 from lightning_sfl.strategy.first_step import WatchedStep, choose_cut, probe, watched_step
+from lightning_sfl.strategy.presence import Presence
 
 _WATCH_AGAIN_AFTER = 50
 """Steps between two watched ones at least, so that watching costs little where epochs are short."""
@@ -39,7 +43,8 @@ class ClientSteps:
         algorithm: Says who owns what.
         aggregation: How participants become one model.
         link: Carries what crosses.
-        cut: Name of the cut module; None for the default, or for an algorithm without a cut.
+        cuts: Where every client cuts.
+        presence: Says which participants count.
         server_inputs: Model inputs that may cross.
     """
 
@@ -52,7 +57,8 @@ class ClientSteps:
         algorithm: Algorithm,
         aggregation: Aggregation,
         link: Link,
-        cut: str | None,
+        cuts: Cuts,
+        presence: Presence,
         server_inputs: tuple[str, ...],
     ) -> None:
         self._module = module
@@ -61,34 +67,38 @@ class ClientSteps:
         self._algorithm = algorithm
         self.aggregation = aggregation
         self._link = link
-        self._cut = cut
+        self.cuts = self._given_cuts = cuts
+        self._presence = presence
         self._server_inputs = server_inputs
-        self.split: Split | None = None
+        self.splits: dict[str, Split] = {}
         self.federation: Federation | None = None
         self.rounds = 0
         self._saved: Mapping[str, Any] | None = None
         self._epoch = -1
         self._watched_step = -_WATCH_AGAIN_AFTER
-        self._splits: dict[tuple[str, ...], Split] = {}
+        self._split_of: dict[tuple[str | None, tuple[str, ...]], Split] = {}
+        self._next_cuts: Cuts | None = None
+        self._seen: object = None
+        self._lost_first: set[int] = set()
         self._trained_then: tuple[object, ...] = ()
 
     @property
     def shares_loss(self) -> bool:
         """Whether the server steps one copy on the participants' weighted mean loss."""
-        return self.federation is not None and self.federation.placement.has_common
+        return self.federation is not None and self.federation.placements.has_common
 
     def begin(self, batches: ClientBatches, epoch: int) -> None:
         """Begin a step: stop showing the global model, and begin its round if it is a new one."""
         if epoch != self._epoch and batches.step >= self._watched_step + _WATCH_AGAIN_AFTER:
             self._epoch = epoch
-            self._splits = {}  # what the step does may change from epoch to epoch
+            self._split_of = {}  # what the step does may change from epoch to epoch
         if self.federation is None:
             if self._saved is not None:
                 self._go_on(batches)
             elif self._algorithm.uses_cut:
                 return  # the first client's step will tell whose is what
             else:
-                self._found(None)
+                self._found({})
         assert self.federation is not None
         self.federation.resume()
         if self._trained() != self._trained_then:
@@ -99,8 +109,13 @@ class ClientSteps:
         if self.federation.round == batches.round:
             return
         if self.federation.round is not None:
-            self.federation.close(batches.step)  # the last step of the round before was skipped
+            self._close(batches)  # the last step of the round before was skipped
+        if self._next_cuts is not None:
+            self._move(batches)
         self.federation.open(batches.round, batches.participants, batches.step)
+        for client in self._lost_first & set(batches.participants):
+            self.federation.participants[client].lost = True
+        self._lost_first = set()
         self.rounds += 1
 
     def run(
@@ -125,20 +140,46 @@ class ClientSteps:
 
         federation = self.federation
         if federation is None:
+            before = (Stage.BEFORE_FORWARD, Stage.AFTER_FORWARD)  # nothing is known yet that could be sent
+            if any(self._presence.is_lost(batches, client, stage) for stage in before):
+                self._lost_first.add(client)
+                return None
             return self._run_first(batches, client, weight, args[0], forward)
-        scale = weight if federation.placement.has_common else 1.0
+        participant = federation.participants[client]
+        participant.lost |= self._presence.is_lost(batches, client, Stage.BEFORE_FORWARD)
+        if participant.lost:
+            return None
+        if self._presence.is_lost(batches, client, Stage.AFTER_FORWARD):
+            participant.lost = True
+            self._run_in_vain(batches, client, args[0], forward)
+            return None
+        scale = weight if federation.placements.has_common else 1.0
         samples = len(batches.indices[client])
         with federation.installed(client):
             if not self._algorithm.uses_cut:
                 output = forward()
-            elif (split := self._splits.get(_form(args[0]))) is not None:
+            elif (split := self._split_of.get((self.cuts.of(client), _form(args[0])))) is not None:
                 output = self._run_split(self._carrier(batches, client, scale, split), split, args[0], forward)
             else:
                 output = self._run_watched(batches, client, scale, args[0], forward)
-            if output is not None:
-                self._backward(output, scale)
-                federation.participants[client].samples += samples
+            if not self._presence.counts(output, client):
+                return None
+            self._backward(output, scale)
+        participant.count(samples, scale)
+        participant.lost |= self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
         return output
+
+    def _run_in_vain(self, batches: ClientBatches, client: int, batch: object, forward: Callable[[], Any]) -> None:
+        """Run a client's half and send what crosses, which the server will not use."""
+        assert self.federation is not None
+        cut = self.cuts.of(client)
+        if cut is None:
+            return  # without a cut nothing is sent before the upload
+        split = self.splits[cut]
+        carrier = self._carrier(batches, client, 1.0, split)
+        with self.federation.installed(client):
+            self._send_side_tensors(carrier, batch, split)
+            carrier.up(halt(self._module, split, forward).smashed)
 
     def _run_split(self, carrier: LinkCarrier, split: Split, batch: object, forward: Callable[[], Any]) -> Any:
         """Run a forward pass whose split is known."""
@@ -158,31 +199,82 @@ class ClientSteps:
         Raises:
             CutError: The step needs another split than the run began with.
         """
-        assert self._cut is not None
         assert self.federation is not None
-        watched = watched_step(self._module, self._cut, batch, self._server_inputs, forward)
+        watched = self._watch(client, batch, forward)
         if watched is None:
             return None
-        if self._algorithm.place(self._module, watched.split) != self.federation.placement:
+        if self._placements(watched.splits).by_cut != self.federation.placements.by_cut:
             raise CutError(
-                f"cut={self._cut!r}: the training step has changed, and other weights lie before and after the cut than"
-                " at the start of the run."
+                f"cut={self.cuts.of(client)!r}: the training step has changed, and other weights lie before and after"
+                " the cut than at the start of the run."
             )
-        self.split = self._splits[_form(watched.batch)] = watched.split
-        self._watched_step = batches.step
-        self._cross(watched, self._carrier(batches, client, scale, watched.split))
+        self._learn(watched, batches.step)
+        self._cross(watched, batches, client, scale)
         return watched.output
+
+    def _watch(self, client: int, batch: object, forward: Callable[[], Any]) -> WatchedStep | None:
+        cut = self.cuts.of(client)
+        assert cut is not None
+        return watched_step(self._module, cut, self.cuts.names, batch, self._server_inputs, forward)
+
+    def _learn(self, watched: WatchedStep, step: int) -> None:
+        """Note what a watched step showed."""
+        self.splits.update(watched.splits)
+        self._split_of.update({(cut, _form(watched.batch)): split for cut, split in watched.splits.items()})
+        self._watched_step = step
+        self._seen = watched.batch
 
     def finish(self, batches: ClientBatches) -> None:
         """End a step whose parties have stepped: aggregate if it closes its round."""
         if self.federation is not None and batches.closes_round:
-            self.federation.close(batches.step)
+            self._close(batches)
+
+    def _close(self, batches: ClientBatches) -> None:
+        assert self.federation is not None
+        self._presence.before_upload(self.federation, batches)
+        self.federation.close(batches.step)
+
+    def allocate(self, cuts: Cuts) -> None:
+        """Let clients cut elsewhere from the next round on.
+
+        Raises:
+            CutError: A cut is not valid, or the cuts do not lie one behind the other. Nothing is changed then.
+        """
+        if self._seen is not None:
+            found = self.splits | self._probed([name for name in cuts.names if name not in self.splits], self._seen)
+            placements(self._module, self._algorithm, cuts, found)
+            self.splits.update(found)
+        self._next_cuts = cuts
+
+    def _move(self, batches: ClientBatches) -> None:
+        """Let clients cut where they were told to; what changes hands crosses the link."""
+        assert self.federation is not None
+        assert self._next_cuts is not None
+        self.cuts, self._next_cuts = self._next_cuts, None
+        self._split_of = {}  # what crosses at the new cuts shows when they are first used
+        before = self.federation
+        after = self._found(self.splits)
+        before.hand_over(after, batches.round, batches.step)
+
+    def _probed(self, names: Sequence[str], batch: object) -> dict[str, Split]:
+        """Splits found on a copy of the module."""
+        if not names:
+            return {}
+        with self._precision.train_step_context():
+            search = probe(self._module, batch, self._server_inputs)
+            return {name: search.cut(name).split for name in names}
 
     def state_dict(self) -> dict[str, Any] | None:
         """The round at hand, for checkpoints; None before the first step."""
         if self.federation is None:
             return None
-        return {"cut": self._cut, "rounds": self.rounds, "federation": self.federation.state_dict()}
+        return {
+            "given_cuts": dataclasses.asdict(self._given_cuts),
+            "cuts": dataclasses.asdict(self.cuts),
+            "next_cuts": None if self._next_cuts is None else dataclasses.asdict(self._next_cuts),
+            "rounds": self.rounds,
+            "federation": self.federation.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with a saved round at the first step, at the same cut or at another."""
@@ -194,34 +286,39 @@ class ClientSteps:
         The step that finds whose is what runs on a copy: participants are in mid-round, with weights of their own.
         """
         assert self._saved is not None
-        split: Split | None = None
+        saved, self._saved = self._saved, None
+        splits: dict[str, Split] = {}
         if self._algorithm.uses_cut:
-            self._cut = self._cut or self._saved["cut"]
-            assert self._cut is not None
-            batch = batches[next(iter(batches))]
-            with self._precision.train_step_context():
-                split = probe(self._module, batch, self._server_inputs).split(self._cut)
-        federation = self._found(split)
-        federation.load_state_dict(self._saved["federation"])
-        self.rounds = self._saved["rounds"]
-        self._saved = None
+            if Cuts(**saved["given_cuts"]) == self._given_cuts or self.cuts.default is None:
+                self.cuts = Cuts(**saved["cuts"])
+                self._next_cuts = None if saved["next_cuts"] is None else Cuts(**saved["next_cuts"])
+            self._seen = copied_batch(batches[next(iter(batches))])
+            wanted = {*self.cuts.names, *([] if self._next_cuts is None else self._next_cuts.names)}
+            splits = self._probed(sorted(wanted), self._seen)
+        federation = self._found(splits)
+        federation.load_state_dict(saved["federation"])
+        self.rounds = saved["rounds"]
 
     def _run_first(
         self, batches: ClientBatches, client: int, weight: float, batch: object, forward: Callable[[], Any]
     ) -> Any:
         """The very first pass: run it watched, learn the split, and only then make clients and let tensors cross."""
-        if self._cut is None:
+        if self.cuts.default is None:
             with self._precision.train_step_context():
-                self._cut = choose_cut(self._module, batch, self._server_inputs)
-            rank_zero_info(f"cut=None: the default, {self._cut!r}, is taken.")
-        watched = watched_step(self._module, self._cut, batch, self._server_inputs, forward)
+                chosen = choose_cut(self._module, batch, self._server_inputs)
+            self.cuts = dataclasses.replace(self.cuts, default=chosen)
+            rank_zero_info(f"cut=None: the default, {chosen!r}, is taken.")
+        watched = self._watch(client, batch, forward)
         if watched is None:
             return None
-        federation = self._found(watched.split)
-        self._watched_step = batches.step
-        self._splits[_form(watched.batch)] = watched.split
+        if not self._presence.counts(watched.output, client):
+            for name, buffer in watched.buffers_before.items():
+                self._module.get_buffer(name).data = buffer
+            return None
+        federation = self._found(watched.splits)
+        self._learn(watched, batches.step)
         # The pass wrote the client's buffers into the module, whose own are the global ones.
-        owned = {*federation.placement.client.buffers, *federation.placement.replica.buffers}
+        owned = federation.placements.owned.buffers
         written = {name: self._module.get_buffer(name).data for name in owned}
         for name in owned:
             self._module.get_buffer(name).data = watched.buffers_before[name]
@@ -229,16 +326,18 @@ class ClientSteps:
         participant = federation.participants[client]
         for party in participant.parties:
             party.buffers.update({name: written[name] for name in party.buffers})
-        scale = weight if federation.placement.has_common else 1.0
-        self._cross(watched, self._carrier(batches, client, scale, watched.split))
+        scale = weight if federation.placements.has_common else 1.0
+        self._cross(watched, batches, client, scale)
         with federation.installed(client):  # its weights still equal the global ones that the forward pass read
             self._backward(watched.output, scale)
-        participant.samples += len(batches.indices[client])
+        participant.count(len(batches.indices[client]), scale)
+        participant.lost |= self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
         return watched.output
 
-    def _cross(self, watched: WatchedStep, carrier: LinkCarrier) -> None:
+    def _cross(self, watched: WatchedStep, batches: ClientBatches, client: int, scale: float) -> None:
         """Let cross what a watched step held back."""
-        split = watched.split
+        split = watched.splits[watched.cut]
+        carrier = self._carrier(batches, client, scale, split)
         self._send_side_tensors(carrier, watched.batch, split)
         places = sorted(split.form.tensors)
         watched.carrier.cross(carrier, tuple(places.index(place) for place in split.smashed))
@@ -256,19 +355,20 @@ class ClientSteps:
         assert self.federation is not None
         before = self.federation
         state, weights = before.state_dict(), before.global_weights()
-        after = self._found(self.split)
-        owned = {*after.placement.client.names, *after.placement.replica.names}
+        after = self._found(self.splits)
         with torch.no_grad():
-            for name in {*before.placement.client.names, *before.placement.replica.names} - owned:
+            for name in set(before.placements.owned.names) - set(after.placements.owned.names):
                 self._module.state_dict()[name].copy_(weights[name])
         after.load_state_dict(state)
 
-    def _found(self, split: Split | None) -> Federation:
-        self.split = split
+    def _placements(self, splits: Mapping[str, Split]) -> Placements:
+        return placements(self._module, self._algorithm, self.cuts, splits)
+
+    def _found(self, splits: Mapping[str, Split]) -> Federation:
+        found = self._placements(splits)
+        self.splits.update(splits)
         self._trained_then = self._trained()
-        placement = self._algorithm.place(self._module, split)
-        cut = None if split is None else split.cut
-        self.federation = Federation(self._module, self._optimizer, placement, self._link, cut, self.aggregation)
+        self.federation = Federation(self._module, self._optimizer, found, self._link, self.aggregation)
         return self.federation
 
     def _carrier(self, batches: ClientBatches, client: int, scale: float, split: Split) -> LinkCarrier:
@@ -280,6 +380,7 @@ class ClientSteps:
             cut=split.cut,
             gradient_scale=scale,
             origin=Origin(client, batches.indices[client]),
+            loses_gradient=self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT),
         )
 
     @staticmethod

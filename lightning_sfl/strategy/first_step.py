@@ -1,7 +1,7 @@
 """The first real step of a run is watched, to learn whose is what at the cut. It runs exactly once."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -58,27 +58,35 @@ class WatchedStep:
 
     Attributes:
         output: What `training_step` returned.
-        split: Whose is what.
+        cut: The cut of the client whose step it was.
+        splits: Whose is what at every cut in use.
         carrier: Holds the smashed data until they may cross.
         batch: The batch as it was before the step.
         buffers_before: The module's buffers as they were before the step.
     """
 
     output: Any
-    split: Split
+    cut: str
+    splits: dict[str, Split]
     carrier: DeferredCarrier
     batch: Any
     buffers_before: dict[str, Tensor]
 
 
 def watched_step(
-    module: pl.LightningModule, cut: str, batch: object, server_inputs: tuple[str, ...], step: Callable[[], Any]
+    module: pl.LightningModule,
+    cut: str,
+    cuts: Sequence[str],
+    batch: object,
+    server_inputs: tuple[str, ...],
+    step: Callable[[], Any],
 ) -> WatchedStep | None:
     """Run ``step`` once, watched.
 
     Args:
         module: The module.
-        cut: Name of the cut module.
+        cut: The cut of the client whose step it is.
+        cuts: All cuts in use.
         batch: The batch that ``step`` trains on.
         server_inputs: Model inputs that may cross.
         step: Runs `training_step` in the trainer's precision.
@@ -102,18 +110,20 @@ def watched_step(
             return None
         loss = loss_of(output)
         watch.mark_ends(loss, module)
-        split = split_at(watch.flow, cut, module, named_tensors(kept), server_inputs)
-        if wrong := autograd_disagreement(module, split, loss, watch.flow.gates[cut]):
-            raise CutError(f"cut={cut!r}: this cut could not be verified; {wrong}.")
+        splits: dict[str, Split] = {}
+        for name in cuts:
+            splits[name] = split_at(watch.flow, name, module, named_tensors(kept), server_inputs)
+            if wrong := autograd_disagreement(module, splits[name], loss, watch.flow.gates[name]):
+                raise CutError(f"cut={name!r}: this cut could not be verified; {wrong}.")
     except CutError as error:
         for name, buffer in module.named_buffers():
             buffer.data = before[name]
         try:
-            cuts = probe(module, kept, server_inputs).cuts()
+            valid = probe(module, kept, server_inputs).cuts()
         except CutError as none:
             raise CutError(f"{error} {none}") from None
-        raise CutError(f"{error} {valid_cuts_text(cuts)}") from None
-    return WatchedStep(output=output, split=split, carrier=carrier, batch=kept, buffers_before=before)
+        raise CutError(f"{error} {valid_cuts_text(valid)}") from None
+    return WatchedStep(output=output, cut=cut, splits=splits, carrier=carrier, batch=kept, buffers_before=before)
 
 
 def choose_cut(module: pl.LightningModule, batch: object, server_inputs: tuple[str, ...]) -> str:

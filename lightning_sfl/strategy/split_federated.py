@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -20,6 +21,9 @@ from typing_extensions import override
 from lightning_sfl.algorithms import make_algorithm
 from lightning_sfl.algorithms.aggregation import Aggregation, ClientOptimizerState, Weighting
 from lightning_sfl.algorithms.federation import Federation
+from lightning_sfl.allocation import Allocation
+from lightning_sfl.attendance import Attendance, EverybodyIsThere
+from lightning_sfl.cut.find import unknown_submodule
 from lightning_sfl.cut.split import Split
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.data.loader import ClientLoader, client_loader
@@ -48,7 +52,9 @@ from lightning_sfl.strategy.checks import (
     check_precision,
 )
 from lightning_sfl.strategy.client_steps import ClientSteps, together
+from lightning_sfl.strategy.cuts import Cuts
 from lightning_sfl.strategy.party_steps import PartySteps
+from lightning_sfl.strategy.presence import Presence
 from lightning_sfl.strategy.server_gradients import ServerGradients
 from lightning_sfl.strategy.single_process import SingleProcessStrategy
 from lightning_sfl.strategy.step_logs import StepLogs
@@ -64,8 +70,8 @@ class SplitFederatedStrategy(SingleProcessStrategy):
 
     Args:
         cut: Name of the module that ends the clients' half, such as ``"model.layer2"``; ``find_cuts`` lists the valid
-            ones. None takes, of the first half of the valid cuts, the one with the least smashed data, and says which.
-            Left out for ``algorithm="fedavg"``.
+            ones. Or one for every client, ``{client: name}``. None takes, of the first half of the valid cuts, the one
+            with the least smashed data, and says which. Left out for ``algorithm="fedavg"``.
         num_clients: Registered clients.
         algorithm: ``"splitfed_shared"`` (one server model, stepped every step on the participants' weighted mean loss),
             ``"splitfed_v1"`` (a server replica per participant), ``"splitfed_v2"`` (one server model, stepped client by
@@ -83,6 +89,9 @@ class SplitFederatedStrategy(SingleProcessStrategy):
             part.
         server_inputs: Names of model inputs that the server half may read although the cut is to keep them private
             (``"labels"`` where labels are the input ids; ``"0"`` for the first part of a tuple).
+        attendance: Decides which participants are lost, and when (:mod:`lightning_sfl.attendance`); None loses nobody.
+        nonfinite: What happens at a NaN or infinite loss or update of a client: ``"error"`` stops and names it,
+            ``"skip"`` leaves it out of the step or the averaging.
         message_log: Keeps the messages that cross, for an audit; None keeps none.
         seed: Seeds the partition and the draw of participants. The order within clients follows `seed_everything`, as
             the plain loader's would.
@@ -99,7 +108,7 @@ class SplitFederatedStrategy(SingleProcessStrategy):
     def __init__(
         self,
         *,
-        cut: str | None = None,
+        cut: str | dict[int, str] | None = None,
         num_clients: int = 10,
         algorithm: str = "splitfed_shared",
         partition: str | list[list[int]] | Partition = "iid",
@@ -109,6 +118,8 @@ class SplitFederatedStrategy(SingleProcessStrategy):
         weighting: Literal["samples", "data", "uniform"] = "samples",
         client_optimizer_state: Literal["average", "reset", "keep"] = "average",
         server_inputs: Sequence[str] = (),
+        attendance: Attendance | None = None,
+        nonfinite: Literal["error", "skip"] = "error",
         message_log: MessageLog | None = None,
         seed: int = 0,
         accelerator: Accelerator | None = None,
@@ -137,12 +148,16 @@ class SplitFederatedStrategy(SingleProcessStrategy):
             "client_optimizer_state", client_optimizer_state, ClientOptimizerState
         )
         self.partition = parse_partition(partition)
-        self.cut = check_cut(cut)
+        self.cut = check_cut(cut, num_clients)
         self.num_clients = num_clients
         self.aggregate_every = aggregate_every
         self.clients_per_round = clients_per_round or num_clients
         self.batch_size = batch_size
         self.server_inputs = tuple(server_inputs)
+        if nonfinite not in ("error", "skip"):
+            raise ValueError(f"nonfinite={nonfinite!r} is not known. Accepted are 'error' and 'skip'.")
+        self.nonfinite = nonfinite
+        self.attendance: Attendance = attendance or EverybodyIsThere()
         self.seed = seed
         self.message_log = message_log
         self._fresh_fit()
@@ -173,9 +188,9 @@ class SplitFederatedStrategy(SingleProcessStrategy):
         return self.lightning_module
 
     @property
-    def split(self) -> Split | None:
-        """Whose is what at the cut in force; None before the first step, and without a cut."""
-        return None if self._steps is None else self._steps.split
+    def splits(self) -> dict[str, Split]:
+        """Whose is what at every cut used so far, by cut; empty before the first step, and without a cut."""
+        return {} if self._steps is None else dict(self._steps.splits)
 
     @property
     def rounds(self) -> int:
@@ -199,7 +214,7 @@ class SplitFederatedStrategy(SingleProcessStrategy):
     def setup(self, trainer: pl.Trainer) -> None:
         if self._fitting:
             check_precision(self.precision_plugin)
-            check_module(self._module, trainer, self.cut)
+            check_module(self._module, trainer, Cuts.given(self.cut, self.num_clients).names)
             check_log(self.message_log)
         super().setup(trainer)
         if self._fitting:
@@ -217,7 +232,8 @@ class SplitFederatedStrategy(SingleProcessStrategy):
                     client_samples=self._samples_held,
                 ),
                 link=self.link,
-                cut=self.cut,
+                cuts=Cuts.given(self.cut, self.num_clients),
+                presence=Presence(self.attendance, skips_nonfinite=self.nonfinite == "skip"),
                 server_inputs=self.server_inputs,
             )
 
@@ -252,6 +268,31 @@ class SplitFederatedStrategy(SingleProcessStrategy):
         if self._saved is not None:
             self._loader.load_state_dict(self._saved["loader"])
         return self._loader
+
+    def allocate(self, allocation: Allocation) -> None:
+        """Give clients other cuts and batch sizes from the next round on, from any callback during a fit.
+
+        Layers that change hands are messages on the link; weights, buffers and optimizer state go with them.
+
+        Args:
+            allocation: What every registered client is given.
+
+        Raises:
+            MisconfigurationException: There is no fit going on.
+            ValueError: There is not one entry per registered client, or the algorithm has no cut.
+            CutError: A cut is not valid, or the cuts do not lie one behind the other. Nothing is changed then.
+        """
+        if self._steps is None or self._loader is None:
+            raise MisconfigurationException("allocate() takes effect at the next round of a fit; no fit is going on.")
+        allocation.check(self.num_clients)
+        if allocation.cut is not None:
+            if not self.algorithm.uses_cut:
+                raise ValueError(f"Allocation(cut=...) does not go with algorithm={self.algorithm.name!r}.")
+            for name in sorted(set(allocation.cut) - {name for name, _ in self._module.named_modules()}):
+                raise unknown_submodule(self._module, name)
+            self._steps.allocate(Cuts.of_all(allocation.cut))
+        if allocation.batch_size is not None:
+            self._loader.allocate([int(size) for size in allocation.batch_size])
 
     def _samples_held(self, client: int) -> int:
         assert self._loader is not None

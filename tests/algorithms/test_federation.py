@@ -9,7 +9,7 @@ from torch.optim import SGD, Adagrad, AdamW
 from lightning_sfl.algorithms import ALGORITHMS, make_algorithm
 from lightning_sfl.algorithms.aggregation import Aggregation, ClientOptimizerState, Weighting, proportional
 from lightning_sfl.algorithms.federation import Federation
-from lightning_sfl.algorithms.placement import Owned, Placement
+from lightning_sfl.algorithms.placement import Owned, Placement, Placements
 from lightning_sfl.clients import Participant, Shard
 from lightning_sfl.link.link import LocalLink
 from lightning_sfl.link.log import MessageLog
@@ -57,7 +57,8 @@ def make(placement=REPLICAS, optimizer=sgd, log=None, weighting="samples", state
         client_optimizer_state=ClientOptimizerState(state),
         client_samples=HELD.__getitem__,
     )
-    return module, user, Federation(module, user, placement, LocalLink(log), "norm", aggregation)
+    placements = Placements(by_cut={"norm": placement}, cut_of=lambda client: "norm")
+    return module, user, Federation(module, user, placements, LocalLink(log), aggregation)
 
 
 def batch_of(client, step, rows=4):
@@ -516,7 +517,7 @@ def test_under_fedavg_clients_own_all_that_is_trained_or_kept():
     module = Tiny()
     module.lower.bias.requires_grad_(False)
     module.register_buffer("mask", torch.ones(1), persistent=False)
-    placement = make_algorithm("fedavg").place(module, None)
+    placement = make_algorithm("fedavg").place(module, None, None)
     assert placement.client.parameters == (
         "lower.weight",
         "norm.weight",

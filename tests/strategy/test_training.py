@@ -209,7 +209,9 @@ def test_participants_are_drawn_per_round_and_only_they_own_anything():
 
     def note(trainer, module, outputs, batch):
         federation = trainer.strategy._federation
-        seen.append((batch.round, tuple(batch), len(federation.participants) + len(federation._idle)))
+        seen.append(
+            (batch.round, tuple(batch), len(federation.participants) + sum(map(len, federation._idle.values())))
+        )
 
     used = strategy(num_clients=20, clients_per_round=4, aggregate_every=3, batch_size=2)
     fit(MLP.module(sgd), MLP.loader(80, 2), used, callbacks=[Each(note)], max_epochs=2)

@@ -1,0 +1,35 @@
+"""What a policy or a user decides about the clients: a struct of arrays with one entry per registered client."""
+
+import dataclasses
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """What every client is given from the next round on. What is None stays as it is.
+
+    Attributes:
+        cut: Name of the cut module of every registered client.
+        batch_size: Samples per step of every registered client; one with fewer samples uses all it has.
+    """
+
+    cut: Sequence[str] | None = None
+    batch_size: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.cut is not None and (isinstance(self.cut, str) or not all(isinstance(name, str) for name in self.cut)):
+            raise ValueError(f"cut={self.cut!r} is not accepted: give one module name per registered client.")
+        if self.batch_size is not None and not all(int(size) == size and size >= 1 for size in self.batch_size):
+            raise ValueError(
+                f"batch_size={self.batch_size!r} is not accepted: give one integer of at least 1 per registered client."
+            )
+
+    def check(self, num_clients: int) -> None:
+        """Raise a ValueError unless there is one entry for every one of ``num_clients``."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None and len(value) != num_clients:
+                raise ValueError(
+                    f"Allocation({field.name}=...) has {len(value)} entries for num_clients={num_clients}; it needs one"
+                    " for every registered client."
+                )

@@ -1,0 +1,57 @@
+"""Which participants count: those that are not lost, and whose losses and updates are numbers."""
+
+from lightning_sfl.algorithms.federation import Federation
+from lightning_sfl.attendance import Attendance, Stage
+from lightning_sfl.cut.find import loss_of
+from lightning_sfl.data.batches import ClientBatches
+
+
+class Presence:
+    """Asks who is lost, and keeps what is not finite out.
+
+    Args:
+        attendance: Says which participants are lost, and when.
+        skips_nonfinite: Whether a client with a loss or update that is not finite is left out; else that is an error.
+    """
+
+    def __init__(self, attendance: Attendance, *, skips_nonfinite: bool) -> None:
+        self._attendance = attendance
+        self._skips_nonfinite = skips_nonfinite
+
+    def is_lost(self, batches: ClientBatches, client: int, stage: Stage) -> bool:
+        """Whether a client is lost at this stage of the step."""
+        return self._attendance.is_lost(client=client, stage=stage, round=batches.round, step=batches.step)
+
+    def counts(self, output: object, client: int) -> bool:
+        """Whether a client has a loss to train on: not None, which skips the step, and a number.
+
+        Raises:
+            ValueError: It is not a number, and that is to stop the run.
+        """
+        if output is None:
+            return False
+        loss = loss_of(output).detach()
+        if bool(loss.isfinite().all()):
+            return True
+        if self._skips_nonfinite:
+            return False
+        raise ValueError(
+            f"Client {client} has a loss of {loss.item()}. nonfinite='skip' leaves such a client out of the step."
+        )
+
+    def before_upload(self, federation: Federation, batches: ClientBatches) -> None:
+        """Note whose update does not count at the end of a round.
+
+        Raises:
+            ValueError: An update is not finite, and that is to stop the run.
+        """
+        for client, participant in federation.participants.items():
+            participant.lost |= self.is_lost(batches, client, Stage.BEFORE_UPLOAD)
+            if participant.lost or participant.samples == 0 or participant.is_finite():
+                continue
+            if not self._skips_nonfinite:
+                raise ValueError(
+                    f"The update of client {client} holds NaN or infinite weights. nonfinite='skip' leaves such a"
+                    " client out of the averaging."
+                )
+            participant.lost = True
