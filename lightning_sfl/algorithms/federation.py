@@ -67,9 +67,13 @@ class Federation:
             participant = idle.pop() if idle else self._new_participant(self.placements.of(client))
             participant.client, participant.samples, participant.lost = client, 0, False
             tensors, states = self._send(shard, client, step, uplink=False)
-            kept = self._kept.get(client, {})
-            participant.shard.load(tensors, states if averages else kept)
-            participant.replica.load(replica[0], replica[1] if averages else kept)  # it stays on the server
+            if not averages:  # of layers that a client has come to own meanwhile, the state is the global one
+                kept = self._kept.get(client)
+                states, stays = ({}, {}) if kept is None else (shard[1] | kept, replica[1] | kept)
+            else:
+                stays = replica[1]
+            participant.shard.load(tensors, states)
+            participant.replica.load(replica[0], stays)  # it stays on the server
             self.participants[client] = participant
 
     def close(self, step: int) -> None:

@@ -1,8 +1,7 @@
 """Split federated learning as a Lightning strategy, in the order in which Lightning calls it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -10,9 +9,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.strategies import _StrategyRegistry
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
@@ -20,7 +17,6 @@ from typing_extensions import override
 
 from lightning_sfl.algorithms import make_algorithm
 from lightning_sfl.algorithms.aggregation import Aggregation, ClientOptimizerState, Weighting
-from lightning_sfl.algorithms.federation import Federation
 from lightning_sfl.allocation import Allocation
 from lightning_sfl.attendance import Attendance, EverybodyIsThere
 from lightning_sfl.cut.find import unknown_submodule
@@ -30,14 +26,9 @@ from lightning_sfl.data.loader import ClientLoader, client_loader
 from lightning_sfl.data.partition import Partition, parse_partition
 from lightning_sfl.link.link import LocalLink
 from lightning_sfl.link.log import MessageLog
-from lightning_sfl.random_state import RandomState
 from lightning_sfl.strategy.announce import announce, warn_of_long_schedules
 from lightning_sfl.strategy.checkpoints import (
     Settings,
-    as_before_on_error,
-    check_settings,
-    run_validation,
-    validation_is_due,
 )
 from lightning_sfl.strategy.checks import (
     check_accumulation,
@@ -53,15 +44,15 @@ from lightning_sfl.strategy.checks import (
 )
 from lightning_sfl.strategy.client_steps import ClientSteps, together
 from lightning_sfl.strategy.cuts import Cuts
+from lightning_sfl.strategy.global_model import GlobalModelStrategy
 from lightning_sfl.strategy.party_steps import PartySteps
 from lightning_sfl.strategy.presence import Presence
 from lightning_sfl.strategy.server_gradients import ServerGradients
-from lightning_sfl.strategy.single_process import SingleProcessStrategy
 from lightning_sfl.strategy.step_logs import StepLogs
 from lightning_sfl.strategy.transfer import PerClientTransfer
 
 
-class SplitFederatedStrategy(SingleProcessStrategy):
+class SplitFederatedStrategy(GlobalModelStrategy):
     """Trains an ordinary LightningModule by split federated learning, on one device.
 
     Every client holds its own part of the module, up to the end of the cut module's forward, and its own samples of the
@@ -175,19 +166,6 @@ class SplitFederatedStrategy(SingleProcessStrategy):
         self._shows_every_step = False
 
     @property
-    def _fitting(self) -> bool:
-        return self._trainer.state.fn == TrainerFn.FITTING
-
-    @property
-    def _trainer(self) -> pl.Trainer:
-        return self._module.trainer
-
-    @property
-    def _module(self) -> pl.LightningModule:
-        assert self.lightning_module is not None
-        return self.lightning_module
-
-    @property
     def splits(self) -> dict[str, Split]:
         """Whose is what at every cut used so far, by cut; empty before the first step, and without a cut."""
         return {} if self._steps is None else dict(self._steps.splits)
@@ -196,10 +174,6 @@ class SplitFederatedStrategy(SingleProcessStrategy):
     def rounds(self) -> int:
         """Rounds begun in this fit."""
         return 0 if self._steps is None else self._steps.rounds
-
-    @property
-    def _federation(self) -> Federation | None:
-        return None if self._steps is None else self._steps.federation
 
     # Set-up
 
@@ -309,13 +283,7 @@ class SplitFederatedStrategy(SingleProcessStrategy):
         )
         warn_of_long_schedules(self.lr_scheduler_configs, self._trainer.estimated_stepping_batches)
         self._loader.most_steps = self._trainer.num_training_batches
-        if self._saved is not None:
-            RandomState.from_state(self._saved["random"]).restore()
-            if self._saved["validation_is_due"]:
-                run_validation(self._trainer)
-            # Lightning goes on to fast-forward its loops, which draws seeds for loaders that nobody reads.
-            self._loader.random_state = RandomState.capture()
-            self._saved = None
+        self._resume()
 
     # Moving batches
 
@@ -386,62 +354,9 @@ class SplitFederatedStrategy(SingleProcessStrategy):
             self._read()
         return result
 
-    # Reading the global model
-
-    def global_weights(self) -> dict[str, Tensor]:
-        """Copies of the global parameters and buffers by name; in mid-round the weighted mean of those taking part."""
-        if self._federation is not None:
-            return self._federation.global_weights()
-        held = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
-        return {name: tensor.detach().clone() for name, tensor in held.items()}
-
-    def _read(self) -> None:
-        if self._federation is not None:
-            self._federation.read()
+    # The end
 
     @override
-    def on_validation_start(self) -> None:
-        self._read()
-
-    @override
-    def on_test_start(self) -> None:
-        self._read()
-
-    @override
-    def on_predict_start(self) -> None:
-        self._read()
-
-    @override
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        self._read()
-        return super().lightning_module_state_dict()
-
-    @override
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Tensor]:
-        self._read()
-        return super().optimizer_state(optimizer)
-
-    # Checkpoints
-
-    @override
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
-    ) -> None:
-        """Save Lightning's checkpoint of the global model, and beside it what it takes to go on bit for bit."""
-        if self._loader is not None and self._steps is not None and "optimizer_states" in checkpoint:
-            loader = self._loader.state_dict()
-            epochs = cast(_ProcessedTracker, self._trainer.fit_loop.epoch_progress.current)
-            if epochs.processed >= epochs.ready:
-                loader["epoch_steps"] = 0  # the epoch is over, however early it was left off
-            checkpoint[self.strategy_name] = {
-                "settings": self._settings(),
-                "loader": loader,
-                "steps": self._steps.state_dict(),
-                "random": RandomState.capture().to_state(),
-                "validation_is_due": validation_is_due(self._trainer),
-            }
-        super().save_checkpoint(checkpoint, filepath, storage_options)
-
     def _settings(self) -> Settings:
         return {
             "algorithm": self.algorithm.name,
@@ -453,42 +368,6 @@ class SplitFederatedStrategy(SingleProcessStrategy):
             "client_optimizer_state": self.client_optimizer_state.value,
             "seed": self.seed,
         }
-
-    @override
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load a checkpoint; one of other clients is refused, for a fit, before anything is overwritten."""
-        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
-        if self._fitting and self.strategy_name in checkpoint:
-            check_settings(checkpoint[self.strategy_name], self._settings(), str(checkpoint_path))
-        return checkpoint
-
-    @override
-    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        with as_before_on_error(self._module):
-            super().load_model_state_dict(checkpoint, strict=strict)
-
-    @override
-    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        super().load_optimizer_state_dict(checkpoint)
-        saved = checkpoint.get(self.strategy_name)
-        if saved is None:
-            return
-        assert self._steps is not None
-        self._saved = saved
-        if saved["steps"] is not None:
-            self._steps.load_state_dict(saved["steps"])
-        if self._loader is not None:  # made early, by a scheduler that asked for the number of steps
-            self._loader.load_state_dict(saved["loader"])
-
-    # The end
-
-    @override
-    def on_train_end(self) -> None:
-        self._read()
-
-    @override
-    def on_exception(self, exception: BaseException) -> None:
-        self._read()
 
     @override
     def teardown(self) -> None:

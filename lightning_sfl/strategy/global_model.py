@@ -1,0 +1,157 @@
+"""Whoever reads the model sees the global one: validation, test, prediction, checkpoints, and the end of a fit."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import lightning.pytorch as pl
+from lightning.pytorch.loops.progress import _ProcessedTracker
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from lightning_sfl.algorithms.federation import Federation
+from lightning_sfl.data.loader import ClientLoader
+from lightning_sfl.random_state import RandomState
+from lightning_sfl.strategy.checkpoints import (
+    Settings,
+    as_before_on_error,
+    check_settings,
+    run_validation,
+    validation_is_due,
+)
+from lightning_sfl.strategy.client_steps import ClientSteps
+from lightning_sfl.strategy.single_process import SingleProcessStrategy
+
+
+class GlobalModelStrategy(SingleProcessStrategy):
+    """Shows the global model to all who read it, and saves and loads what it takes to go on bit for bit."""
+
+    strategy_name: ClassVar[str]
+    _steps: ClientSteps | None
+    _loader: ClientLoader | None
+    _saved: dict[str, Any] | None
+
+    @property
+    def _fitting(self) -> bool:
+        return self._trainer.state.fn == TrainerFn.FITTING
+
+    @property
+    def _trainer(self) -> pl.Trainer:
+        return self._module.trainer
+
+    @property
+    def _module(self) -> pl.LightningModule:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    @property
+    def _federation(self) -> Federation | None:
+        return None if self._steps is None else self._steps.federation
+
+    # Reading the global model
+
+    def global_weights(self) -> dict[str, Tensor]:
+        """Copies of the global parameters and buffers by name; in mid-round the weighted mean of those taking part."""
+        if self._federation is not None:
+            return self._federation.global_weights()
+        held = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        return {name: tensor.detach().clone() for name, tensor in held.items()}
+
+    def _read(self) -> None:
+        if self._federation is not None:
+            self._federation.read()
+
+    @override
+    def on_validation_start(self) -> None:
+        self._read()
+
+    @override
+    def on_test_start(self) -> None:
+        self._read()
+
+    @override
+    def on_predict_start(self) -> None:
+        self._read()
+
+    @override
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        self._read()
+        return super().lightning_module_state_dict()
+
+    @override
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Tensor]:
+        self._read()
+        return super().optimizer_state(optimizer)
+
+    # Checkpoints
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Save Lightning's checkpoint of the global model, and beside it what it takes to go on bit for bit."""
+        if self._loader is not None and self._steps is not None and "optimizer_states" in checkpoint:
+            loader = self._loader.state_dict()
+            epochs = cast(_ProcessedTracker, self._trainer.fit_loop.epoch_progress.current)
+            if epochs.processed >= epochs.ready:
+                loader["epoch_steps"] = 0  # the epoch is over, however early it was left off
+            checkpoint[self.strategy_name] = {
+                "settings": self._settings(),
+                "loader": loader,
+                "steps": self._steps.state_dict(),
+                "random": RandomState.capture().to_state(),
+                "validation_is_due": validation_is_due(self._trainer),
+            }
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    def _settings(self) -> Settings:
+        """The arguments that decide who trains when; a checkpoint of others is refused."""
+        raise NotImplementedError
+
+    @override
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load a checkpoint; one of other clients is refused, for a fit, before anything is overwritten."""
+        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        if self._fitting and self.strategy_name in checkpoint:
+            check_settings(checkpoint[self.strategy_name], self._settings(), str(checkpoint_path))
+        return checkpoint
+
+    @override
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        with as_before_on_error(self._module):
+            super().load_model_state_dict(checkpoint, strict=strict)
+
+    @override
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        super().load_optimizer_state_dict(checkpoint)
+        saved = checkpoint.get(self.strategy_name)
+        if saved is None:
+            return
+        assert self._steps is not None
+        self._saved = saved
+        if saved["steps"] is not None:
+            self._steps.load_state_dict(saved["steps"])
+        if self._loader is not None:  # made early, by a scheduler that asked for the number of steps
+            self._loader.load_state_dict(saved["loader"])
+
+    def _resume(self) -> None:
+        """Put the random states of a loaded checkpoint back, and run the validation that was due when it was saved."""
+        assert self._loader is not None
+        if self._saved is None:
+            return
+        RandomState.from_state(self._saved["random"]).restore()
+        if self._saved["validation_is_due"]:
+            run_validation(self._trainer)
+        # Lightning goes on to fast-forward its loops, which draws seeds for loaders that nobody reads.
+        self._loader.random_state = RandomState.capture()
+        self._saved = None
+
+    @override
+    def on_train_end(self) -> None:
+        self._read()
+
+    @override
+    def on_exception(self, exception: BaseException) -> None:
+        self._read()
