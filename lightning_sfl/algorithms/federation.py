@@ -46,7 +46,7 @@ class Federation:
     ) -> None:
         self.placement = placement
         self._aggregation = aggregation
-        self._kept: dict[int, tuple[dict[str, State], dict[str, State]]] = {}
+        self._kept: dict[int, dict[str, State]] = {}  # by parameter name, so that it follows a cut that moves
         self.round: int | None = None
         self.participants: dict[int, Participant] = {}
         self._module = module
@@ -70,7 +70,8 @@ class Federation:
             if self._aggregation.client_optimizer_state is ClientOptimizerState.AVERAGE:
                 own = (received[1], replica[1])
             else:
-                own = self._kept.get(client, ({}, {}))
+                kept = self._kept.get(client, {})
+                own = (kept, kept)
             participant.shard.load(received[0], own[0])
             participant.replica.load(replica[0], own[1])  # it stays on the server
             self.participants[client] = participant
@@ -91,7 +92,9 @@ class Federation:
         rule = self._aggregation.client_optimizer_state
         if rule is ClientOptimizerState.KEEP:
             for participant in present:
-                self._kept[participant.client] = (_part(participant.shard)[1], _part(participant.replica)[1])
+                self._kept[participant.client] = {
+                    name: own for party in participant.parties for name, own in party.optimizer_state().items()
+                }
         for name, state in states.items():
             self._set_state(name, {} if rule is ClientOptimizerState.RESET else state)
         self._idle.extend(self.participants.values())
