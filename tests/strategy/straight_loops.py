@@ -208,12 +208,12 @@ def splitfed_v2(job: Job, client: nn.Sequential, server: nn.Sequential) -> dict[
     for steps in job.rounds(job.every * job.clients_per_round):
         clients: dict[int, Party] = {}
         samples = Counter()
-        for step in steps:
-            ((number, indices),) = step.items()
-            if number not in clients:
-                clients[number] = fed.hand_out(number)
-            split_step(job, clients[number], main, indices)
-            samples[number] += len(indices)
+        for start in range(0, len(steps), job.every):  # each client has all its batches before the next one
+            (number,) = steps[start]
+            clients[number] = fed.hand_out(number)
+            for step in steps[start : start + job.every]:
+                split_step(job, clients[number], main, step[number])
+                samples[number] += len(step[number])
         fed.take_in(clients, job.shares(samples))
     return whole(fed.network, main.network)
 
