@@ -10,7 +10,7 @@ from torch import nn
 from lightning_sfl.data.loader import ClientLoader
 
 
-def announce(loader: ClientLoader, algorithm: str, module: nn.Module) -> None:
+def announce(loader: ClientLoader, algorithm: str, module: nn.Module, *, keeps_state: bool) -> None:
     """Say how many clients take part, how large their batches are together, and how long an epoch is."""
     sizes = [len(part) for part in loader.parts]
     schedule = loader.schedule
@@ -24,6 +24,10 @@ def announce(loader: ClientLoader, algorithm: str, module: nn.Module) -> None:
             f"{small} clients hold fewer samples than a batch of {loader.batch_size}; they use all they have."
         )
 
+    if keeps_state:
+        rank_zero_info(
+            "client_optimizer_state='keep': memory for optimizer state grows with every client that takes part."
+        )
     single = [client for client, size in enumerate(sizes) if size % loader.batch_size == 1]
     if (
         len(sizes) > 1

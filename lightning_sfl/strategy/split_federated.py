@@ -276,7 +276,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
     def on_train_start(self) -> None:
         assert self._loader is not None
         check_one_loader(self._trainer)
-        announce(self._loader, self.algorithm.name, self._module)
+        keeps_state = self.client_optimizer_state is ClientOptimizerState.KEEP
+        announce(self._loader, self.algorithm.name, self._module, keeps_state=keeps_state)
         self._parties = PartySteps(self._trainer)
         self._shows_every_step = any(
             isinstance(callback, WeightAveraging) for callback in getattr(self._trainer, "callbacks", [])

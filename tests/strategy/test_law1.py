@@ -8,22 +8,23 @@ from sfl_models import BERT, GPT2, KINDS, LLAMA, RESNET, VGG, adamw, fit, same, 
 
 from lightning_sfl import SplitFederatedStrategy
 
-ALGORITHMS = ("splitfed_shared", "splitfed_v1", "fedavg")
+ALGORITHMS = ("splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning", "fedavg")
 
 
-def strategy_for_one_client(kind, cut, algorithm, size, every) -> SplitFederatedStrategy:
+def strategy_for_one_client(kind, cut, algorithm, size, every, state="average") -> SplitFederatedStrategy:
     return SplitFederatedStrategy(
         cut=None if algorithm == "fedavg" else cut,
         num_clients=1,
         algorithm=algorithm,
         partition=[list(range(size))],
         aggregate_every=every,
+        client_optimizer_state=state,
         server_inputs=() if algorithm == "fedavg" else kind.server_inputs,
     )
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-@settings(max_examples=6)
+@settings(max_examples=7)
 @given(draw=st.data())
 def test_one_client_trains_bit_for_bit_like_plain_lightning(kind, draw):
     """Batch normalisation, dropout, shuffling, momentum and AdamW's state included; random numbers are drawn alike."""
@@ -34,8 +35,9 @@ def test_one_client_trains_bit_for_bit_like_plain_lightning(kind, draw):
     batch_size = draw.draw(st.integers(2, 5), "batch_size")
     every = draw.draw(st.integers(1, 4), "aggregate_every")
     shuffle = draw.draw(st.booleans(), "shuffle")
+    state = draw.draw(st.sampled_from(["average", "keep"]), "client_optimizer_state")
     results = []
-    for strategy in ("auto", strategy_for_one_client(kind, cut, algorithm, size, every)):
+    for strategy in ("auto", strategy_for_one_client(kind, cut, algorithm, size, every, state)):
         module = kind.module(optimizer)
         trainer = fit(
             module,
@@ -52,21 +54,55 @@ def test_one_client_trains_bit_for_bit_like_plain_lightning(kind, draw):
     assert plain[3] == split[3]
 
 
+@pytest.mark.parametrize("state", ["average", "keep"])
+@pytest.mark.parametrize("optimizer", [sgd, adamw])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_is_plain_lightning_whether_state_is_averaged_or_kept(algorithm, optimizer, state):
+    """Two steps to a round, over six steps, with batch normalisation and dropout."""
+    results = []
+    for strategy in ("auto", strategy_for_one_client(RESNET, "model.1", algorithm, 9, 2, state)):
+        module = RESNET.module(optimizer)
+        fit(module, RESNET.loader(9, 3, shuffle=True), strategy, max_epochs=2)
+        results.append(module.state_dict())
+    assert same(*results)
+
+
+def test_it_does_not_hold_where_state_is_reset():
+    """Momentum built up before the aggregation is gone after it."""
+    results = []
+    for strategy in ("auto", strategy_for_one_client(RESNET, "model.1", "splitfed_shared", 9, 2, "reset")):
+        module = RESNET.module(sgd)
+        fit(module, RESNET.loader(9, 3, shuffle=True), strategy, max_epochs=1)
+        results.append(module.state_dict())
+    assert not same(*results)
+
+
 @pytest.mark.parametrize(
-    ("kind", "cut"), [(RESNET, "model.1"), (VGG, "model.1"), (GPT2, GPT2.cuts[1]), (BERT, BERT.cuts[1])]
+    ("kind", "cut", "algorithm", "state"),
+    [
+        (RESNET, "model.1", "splitfed_shared", "average"),
+        (VGG, "model.1", "splitfed_v1", "keep"),
+        (GPT2, GPT2.cuts[1], "split_learning", "keep"),
+        (BERT, BERT.cuts[1], "splitfed_v2", "average"),
+        (RESNET, "model.2", "fedavg", "keep"),
+    ],
 )
-def test_the_optimizer_state_is_that_of_plain_lightning(kind, cut):
-    """Under the module's own names and in the user's own groups, so that either can resume the other."""
-    states = []
-    for strategy in ("auto", strategy_for_one_client(kind, cut, "splitfed_shared", 9, 2)):
-        module = kind.module(adamw)
-        trainer = fit(module, kind.loader(9, 3), strategy, max_epochs=2)
-        states.append(trainer.strategy.optimizers[0].state_dict())
-    plain, split = states
-    assert plain["param_groups"] == split["param_groups"]
-    assert plain["state"].keys() == split["state"].keys()
-    for index, state in plain["state"].items():
-        assert same(state, split["state"][index])
+def test_the_optimizer_state_is_that_of_plain_lightning(kind, cut, algorithm, state):
+    """Under the module's own names and in the user's own groups, so that either can resume the other.
+
+    9 samples by 3 are 3 steps: a fit of one epoch ends with a round of 3, one of two epochs within a round of 4.
+    """
+    for every, epochs in ((3, 1), (4, 2)):
+        states = []
+        for strategy in ("auto", strategy_for_one_client(kind, cut, algorithm, 9, every, state)):
+            module = kind.module(adamw)
+            trainer = fit(module, kind.loader(9, 3), strategy, max_epochs=epochs)
+            states.append(trainer.strategy.optimizers[0].state_dict())
+        plain, split = states
+        assert plain["param_groups"] == split["param_groups"]
+        assert plain["state"].keys() == split["state"].keys()
+        for index, own in plain["state"].items():
+            assert same(own, split["state"][index])
 
 
 def test_one_client_with_workers_and_an_own_generator_sees_the_plain_runs_batches():

@@ -1,6 +1,7 @@
 """Law 2: clients that aggregate every step are one big batch, for SGD."""
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ def plain_training(module, dataset, steps):
     return module
 
 
-def split_and_plain(sizes, batch_size, algorithm, cut, optimizer):
+def split_and_plain(sizes, batch_size, algorithm, cut, optimizer, weighting="samples"):
     """Train by clients of these sizes, and on what they saw together; returns both modules, in double precision."""
     total, start, parts = sum(sizes), 0, []
     for size in sizes:
@@ -51,6 +52,7 @@ def split_and_plain(sizes, batch_size, algorithm, cut, optimizer):
         algorithm=algorithm,
         partition=parts,
         batch_size=batch_size,
+        weighting=weighting,
     )
     split = MLP.module(optimizer)
     trainer = fit(
@@ -90,6 +92,24 @@ def test_it_does_not_hold_for_adamw():
     """AdamW divides by a root of the squared gradient: the mean of the steps is not the step of the mean."""
     split, plain = split_and_plain([5, 3], 4, "splitfed_v1", MLP.cuts[1], adamw)
     assert not all(torch.allclose(split.state_dict()[k], v, rtol=1e-6) for k, v in plain.state_dict().items())
+
+
+@pytest.mark.parametrize("weighting", ["data", "uniform"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_other_weightings_are_the_big_batch_only_if_they_weigh_as_the_batches_do(algorithm, weighting):
+    """Three clients of 4 samples and batches of 2 weigh a third by any rule.
+
+    Clients of 6 and 2 samples with batches of 2 weigh a half each by their samples of a step, and under "uniform", but
+    3/4 and 1/4 by their data; with batches of 6 and 2, 3/4 and 1/4 by samples and data, and a half under "uniform".
+    """
+    for sizes, batch_size, holds in (
+        ([4, 4, 4], 2, True),
+        ([6, 2], 2, weighting == "uniform"),
+        ([6, 2], 6, weighting == "data"),
+    ):
+        split, plain = split_and_plain(sizes, batch_size, algorithm, MLP.cuts[1], plain_sgd(0.9, 0.0), weighting)
+        pairs = [(split.state_dict()[name], tensor) for name, tensor in plain.state_dict().items()]
+        assert all(torch.allclose(one, other, rtol=1e-9, atol=1e-12) for one, other in pairs) == holds
 
 
 def test_language_model_clients_equal_the_concatenated_batch_with_a_loss_per_sample():

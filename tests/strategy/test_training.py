@@ -388,24 +388,6 @@ def test_under_bf16_mixed_the_smashed_data_cross_in_16_bits():
     assert trainer.global_step == 1
 
 
-@pytest.mark.parametrize("optimizer", [sgd, adamw])
-@pytest.mark.parametrize("every", [1, 3])
-def test_splitfed_v1_does_not_depend_on_the_cut_and_is_fedavg_at_the_end(optimizer, every):
-    """Law 3 for one cut at a time: every participant trains its whole copy, wherever the two halves meet."""
-    results = []
-    for cut, algorithm in [
-        *((cut, "splitfed_v1") for cut in ("model.1", "model.2", "model.4", "model")),
-        (None, "fedavg"),
-    ]:
-        module = MLP.module(optimizer)
-        used = strategy(cut=cut, algorithm=algorithm, aggregate_every=every, clients_per_round=2, partition="iid")
-        fit(module, MLP.loader(24, 2, shuffle=True), used, max_epochs=2)
-        results.append(module.state_dict())
-    for other in results[1:]:
-        for name, tensor in results[0].items():
-            torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-6)
-
-
 def test_the_watched_step_belongs_to_its_client_alone():
     """The first client's pass moves its own running statistics; everybody else starts from the untouched ones.
 
