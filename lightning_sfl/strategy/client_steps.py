@@ -403,19 +403,3 @@ class ClientSteps:
 def _form(batch: object) -> tuple[str, ...]:
     """The names of a batch's tensors: what crosses is known for batches of the same form."""
     return tuple(named_tensors(batch))
-
-
-def together(outputs: Mapping[int, Any], weights: Mapping[int, float]) -> Any:
-    """One training step output out of the participants', whose weights add up to 1."""
-    if not outputs:
-        return None
-    losses = [loss_of(output).detach() * weights[client] for client, output in outputs.items()]
-    loss = torch.stack(losses).sum(0) if len(losses) > 1 else losses[0]
-    if not any(isinstance(output, Mapping) for output in outputs.values()):
-        return loss
-    merged: dict[str, Any] = {"loss": loss}
-    for client, output in outputs.items():
-        for key, value in output.items():
-            if key != "loss":
-                merged.setdefault(key, {})[client] = value
-    return merged

@@ -42,9 +42,10 @@ from lightning_sfl.strategy.checks import (
     check_optimizers,
     check_precision,
 )
-from lightning_sfl.strategy.client_steps import ClientSteps, together
+from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.cuts import Cuts
 from lightning_sfl.strategy.global_model import GlobalModelStrategy
+from lightning_sfl.strategy.outputs import together
 from lightning_sfl.strategy.party_steps import PartySteps
 from lightning_sfl.strategy.presence import Presence
 from lightning_sfl.strategy.server_gradients import ServerGradients
