@@ -22,6 +22,13 @@ class Owned:
         """Parameters, then buffers."""
         return (*self.parameters, *self.buffers)
 
+    def keeping(self, earlier: "Owned") -> "Owned":
+        """What is owned now, and what was owned earlier."""
+        return Owned(
+            parameters=tuple(dict.fromkeys((*self.parameters, *earlier.parameters))),
+            buffers=tuple(dict.fromkeys((*self.buffers, *earlier.buffers))),
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement:
@@ -36,6 +43,11 @@ class Placement:
     client: Owned
     replica: Owned
     has_common: bool
+
+    def keeping(self, earlier: "Placement") -> "Placement":
+        """This placement, in which nobody loses what they owned earlier."""
+        client, replica = self.client.keeping(earlier.client), self.replica.keeping(earlier.replica)
+        return dataclasses.replace(self, client=client, replica=replica)
 
 
 class Algorithm(Protocol):

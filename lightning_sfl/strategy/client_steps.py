@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_sfl.algorithms.aggregation import Aggregation
 from lightning_sfl.algorithms.federation import Federation
-from lightning_sfl.algorithms.placement import Algorithm
+from lightning_sfl.algorithms.placement import Algorithm, Placement
 from lightning_sfl.cut.batch import named_tensors
 from lightning_sfl.cut.carrier import LinkCarrier
 from lightning_sfl.cut.errors import CutError
@@ -71,6 +71,7 @@ class ClientSteps:
         self._watched_step = -_WATCH_AGAIN_AFTER
         self._splits: dict[tuple[str, ...], Split] = {}
         self._trained_then: tuple[object, ...] = ()
+        self._keeps_frozen = False
 
     @property
     def shares_loss(self) -> bool:
@@ -91,15 +92,15 @@ class ClientSteps:
                 self._found(None)
         assert self.federation is not None
         self.federation.resume()
-        if self._trained() != self._trained_then:
+        if self.federation.round not in (None, batches.round):
+            self.federation.close(batches.step)  # the last step of the round before was skipped
+        if self._trained() != self._trained_then or (self.federation.round is None and self._keeps_frozen):
             self._place_again()
         for client in batches:
             if client in self.federation.participants:
                 self.federation.participants[client].drop_gradients()  # of a step that was not followed by theirs
         if self.federation.round == batches.round:
             return
-        if self.federation.round is not None:
-            self.federation.close(batches.step)  # the last step of the round before was skipped
         self.federation.open(batches.round, batches.participants, batches.step)
         self.rounds += 1
 
@@ -163,7 +164,7 @@ class ClientSteps:
         watched = watched_step(self._module, self._cut, batch, self._server_inputs, forward)
         if watched is None:
             return None
-        if self._algorithm.place(self._module, watched.split) != self.federation.placement:
+        if self._algorithm.place(self._module, watched.split) != self._algorithm.place(self._module, self.split):
             raise CutError(
                 f"cut={self._cut!r}: the training step has changed, and other weights lie before and after the cut than"
                 " at the start of the run."
@@ -252,21 +253,21 @@ class ClientSteps:
         )
 
     def _place_again(self) -> None:
-        """Say anew who owns what, in the middle of a round if need be: parameters were frozen or unfrozen."""
+        """Say anew who owns what, in the middle of a round if need be: parameters were frozen or unfrozen.
+
+        What participants own in a round and is frozen meanwhile stays theirs until it is averaged at the round's end.
+        """
         assert self.federation is not None
         before = self.federation
-        state, weights = before.state_dict(), before.global_weights()
-        after = self._found(self.split)
-        owned = {*after.placement.client.names, *after.placement.replica.names}
-        with torch.no_grad():
-            for name in {*before.placement.client.names, *before.placement.replica.names} - owned:
-                self._module.state_dict()[name].copy_(weights[name])
-        after.load_state_dict(state)
+        state = before.state_dict()
+        self._found(self.split, keep=before.placement if before.participants else None).load_state_dict(state)
 
-    def _found(self, split: Split | None) -> Federation:
+    def _found(self, split: Split | None, keep: Placement | None = None) -> Federation:
         self.split = split
         self._trained_then = self._trained()
-        placement = self._algorithm.place(self._module, split)
+        now = self._algorithm.place(self._module, split)
+        placement = now if keep is None else now.keeping(keep)
+        self._keeps_frozen = placement != now
         cut = None if split is None else split.cut
         self.federation = Federation(self._module, self._optimizer, placement, self._link, cut, self.aggregation)
         return self.federation
