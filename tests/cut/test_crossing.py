@@ -19,7 +19,8 @@ class Predicts(Classifier):
 
     def training_step(self, batch, batch_idx):
         tokens, following = batch
-        return cross_entropy(self.model(tokens).flatten(0, 1), following.flatten())
+        logits = self.model(tokens)[:, : following.shape[1]]
+        return cross_entropy(logits.flatten(0, 1), following.flatten())
 
 
 def predictor() -> Predicts:
@@ -36,6 +37,11 @@ def shifted(samples):
     return both[:, :-1], both[:, 1:]
 
 
+def shifted_and_shorter(samples):
+    both = torch.stack(list(samples))
+    return both, both[:, 1:]
+
+
 def shifted_and_padded(samples):
     """As long as the input; the last place, which nothing follows, is left out of the loss."""
     both = torch.stack(list(samples))
@@ -44,7 +50,7 @@ def shifted_and_padded(samples):
     return both, following
 
 
-@pytest.mark.parametrize("collate", [shifted, shifted_and_padded])
+@pytest.mark.parametrize("collate", [shifted, shifted_and_shorter, shifted_and_padded])
 def test_labels_that_are_the_next_tokens_give_the_input_away_unless_that_is_allowed(collate):
     batch = collate(tokens())
     message = r"reads '1', an input of the model that the cut is to keep private \(or labels equal to it\)"

@@ -65,14 +65,14 @@ class Pops(Classifier):
 class WritesInPlace(Classifier):
     def training_step(self, batch, batch_idx):
         batch["x"].mul_(0.5)
-        batch["y"].clamp_(max=2)
+        batch["y"].add_(1).remainder_(4)
         return cross_entropy(self.model(batch["x"]), batch["y"])
 
 
 class Replaces(Classifier):
     def training_step(self, batch, batch_idx):
         batch["x"] = batch["x"] * 0.5
-        batch["y"] = batch["y"].clamp(max=2)
+        batch["y"] = (batch["y"] + 1) % 4
         return cross_entropy(self.model(batch["x"]), batch["y"])
 
 

@@ -94,6 +94,35 @@ def test_one_client_finetunes_a_backbone_bit_for_bit_like_plain_lightning(algori
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_layer_given_to_the_optimizer_later_is_trained_from_then_on(algorithm):
+    """It was never frozen: until epoch 1, that is step 4, in mid-round, its gradients go to no optimizer."""
+
+    class Gives(Backbone):
+        def on_train_epoch_start(self):
+            if self.current_epoch == 1:
+                self.optimizers().optimizer.add_param_group({"params": list(self.backbone.parameters())})
+
+    results = []
+    for chosen in ("auto", strategy(algorithm, "backbone", num_clients=1, aggregate_every=3)):
+        module = Gives()
+        fit(module, MLP.loader(8, 2, shuffle=True), chosen, max_epochs=3)
+        results.append(module.state_dict())
+    assert same(*results)
+    assert not torch.equal(results[0]["backbone.1.weight"], Backbone().state_dict()["backbone.1.weight"])
+
+
+@pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v1"])
+def test_a_step_watched_in_a_round_in_which_a_layer_was_frozen_is_not_refused(algorithm):
+    """Epochs of one step, rounds of 3: frozen at step 49, in the round of 48 to 50; step 50 is watched again."""
+    results = []
+    for chosen in ("auto", strategy(algorithm, "model.4", num_clients=1, aggregate_every=3)):
+        module = Thaws(adamw, range(49))
+        fit(module, MLP.loader(2, 2), chosen, max_epochs=52)
+        results.append(module.state_dict())
+    assert same(*results)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("trained", [range(2, 99), range(2), (1, 3)], ids=["unfrozen", "frozen", "to and fro"])
 def test_several_clients_train_thawing_layers_like_the_concatenated_batch(algorithm, trained):
     """Law 2: each client's whole part in every step, so that together they are the plain run's one batch of 12."""

@@ -59,3 +59,22 @@ def test_gradient_hooks_run_once_per_party_and_see_its_gradients_alone(algorithm
             assert found.keys() == right.keys()
             for name, gradient in right.items():
                 torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v1", "fedavg"])
+def test_a_client_that_skips_a_step_has_no_gradients_to_show(algorithm):
+    """Client 1 of 2 skips the one step: the hooks run for the other's parties, a shared server's among them."""
+
+    class Skips(Looks):
+        def training_step(self, batch, batch_idx):
+            return None if len(batch[1]) == 1 else super().training_step(batch, batch_idx)
+
+    torch.manual_seed(0)
+    module = Skips(mlp(), sgd, schedule=False)
+    cut = None if algorithm == "fedavg" else "model.2"
+    parts = [[0, 1, 2], [3]]
+    used = SplitFederatedStrategy(cut=cut, algorithm=algorithm, num_clients=2, partition=parts, batch_size=3)
+    fit(module, MLP.loader(4, 3), used, max_epochs=1)
+    for seen in module.seen.values():
+        assert len(seen) == (1 if algorithm == "fedavg" else 2)
+        assert all(seen)
