@@ -22,6 +22,13 @@ class Owned:
         """Parameters, then buffers."""
         return (*self.parameters, *self.buffers)
 
+    def keeping(self, earlier: "Owned") -> "Owned":
+        """What is owned now, and what was owned earlier."""
+        return Owned(
+            parameters=tuple(dict.fromkeys((*self.parameters, *earlier.parameters))),
+            buffers=tuple(dict.fromkeys((*self.buffers, *earlier.buffers))),
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement:
@@ -36,6 +43,11 @@ class Placement:
     client: Owned
     replica: Owned
     has_common: bool
+
+    def keeping(self, earlier: "Placement") -> "Placement":
+        """This placement, in which nobody loses what they owned earlier."""
+        client, replica = self.client.keeping(earlier.client), self.replica.keeping(earlier.replica)
+        return dataclasses.replace(self, client=client, replica=replica)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +65,11 @@ class Placements:
     def of(self, client: int) -> Placement:
         """Who owns what where this client is concerned."""
         return self.by_cut[self.cut_of(client)]
+
+    def keeping(self, earlier: "Placements") -> "Placements":
+        """These placements, in which nobody loses what they owned earlier."""
+        by_cut = {cut: placement.keeping(earlier.by_cut[cut]) for cut, placement in self.by_cut.items()}
+        return dataclasses.replace(self, by_cut=by_cut)
 
     @property
     def has_common(self) -> bool:

@@ -6,10 +6,11 @@ from typing import TypeVar
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.core.optimizer import _MockOptimizer
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 from torch.optim import Optimizer
 
@@ -70,7 +71,8 @@ def check_module(module: pl.LightningModule, trainer: pl.Trainer, cuts: Sequence
     """Raise unless clients and server can train this module.
 
     Raises:
-        MisconfigurationException: Manual optimization, compiled modules or gradient accumulation.
+        MisconfigurationException: Manual optimization, a step that draws its own batches, compiled modules, gradient
+            accumulation or stochastic weight averaging.
         CutError: The module has no submodule of a cut's name.
     """
     name = type(module).__name__
@@ -79,8 +81,20 @@ def check_module(module: pl.LightningModule, trainer: pl.Trainer, cuts: Sequence
             f"{name}.automatic_optimization=False: the strategy steps clients and server itself and needs automatic"
             " optimization. Return the loss from training_step and leave automatic_optimization=True."
         )
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        raise MisconfigurationException(
+            f"{name}.training_step(dataloader_iter) draws its own batches; the strategy hands every client its own."
+            " Give it the arguments (batch, batch_idx)."
+        )
     check_accumulation(trainer)
-    if any(isinstance(callback, StochasticWeightAveraging) for callback in getattr(trainer, "callbacks", [])):
+    callbacks = getattr(trainer, "callbacks", [])
+    for callback in callbacks:
+        if isinstance(callback, GradientAccumulationScheduler) and callback.going_to_accumulate_grad_batches():
+            raise MisconfigurationException(
+                f"GradientAccumulationScheduler(scheduling={callback.scheduling}) with strategy='split_federated' is"
+                " not supported yet. Leave it out; aggregate_every sets the steps between aggregations."
+            )
+    if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
         raise MisconfigurationException(
             "StochasticWeightAveraging with strategy='split_federated': it accumulates over an epoch and runs one"
             " without steps, which clients cannot follow. The WeightAveraging callback is accepted."

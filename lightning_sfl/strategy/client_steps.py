@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
@@ -81,6 +80,7 @@ class ClientSteps:
         self._seen: object = None
         self._lost_first: set[int] = set()
         self._trained_then: tuple[object, ...] = ()
+        self._keeps_frozen = False
 
     @property
     def shares_loss(self) -> bool:
@@ -101,15 +101,16 @@ class ClientSteps:
                 self._found({})
         assert self.federation is not None
         self.federation.resume()
-        if self._trained() != self._trained_then:
+        if self.federation.round not in (None, batches.round):
+            # The last step of the round before was skipped.
+            self._close(dataclasses.replace(batches, round=self.federation.round, step=batches.step - 1))
+        if self._trained() != self._trained_then or (self.federation.round is None and self._keeps_frozen):
             self._place_again()
         for client in batches:
             if client in self.federation.participants:
                 self.federation.participants[client].drop_gradients()  # of a step that was not followed by theirs
         if self.federation.round == batches.round:
             return
-        if self.federation.round is not None:
-            self._close(batches)  # the last step of the round before was skipped
         if self._next_cuts is not None:
             self._move(batches)
         self.federation.open(batches.round, batches.participants, batches.step)
@@ -203,7 +204,7 @@ class ClientSteps:
         watched = self._watch(client, batch, forward)
         if watched is None:
             return None
-        if self._placements(watched.splits).by_cut != self.federation.placements.by_cut:
+        if self._placements(watched.splits).by_cut != self._placements(self.splits).by_cut:
             raise CutError(
                 f"cut={self.cuts.of(client)!r}: the training step has changed, and other weights lie before and after"
                 " the cut than at the start of the run."
@@ -351,23 +352,24 @@ class ClientSteps:
         )
 
     def _place_again(self) -> None:
-        """Say anew who owns what, in the middle of a round if need be: parameters were frozen or unfrozen."""
+        """Say anew who owns what, in the middle of a round if need be: parameters were frozen or unfrozen.
+
+        What participants own in a round and is frozen meanwhile stays theirs until it is averaged at the round's end.
+        """
         assert self.federation is not None
         before = self.federation
-        state, weights = before.state_dict(), before.global_weights()
-        after = self._found(self.splits)
-        with torch.no_grad():
-            for name in set(before.placements.owned.names) - set(after.placements.owned.names):
-                self._module.state_dict()[name].copy_(weights[name])
-        after.load_state_dict(state)
+        state = before.state_dict()
+        self._found(self.splits, keep=before.placements if before.participants else None).load_state_dict(state)
 
     def _placements(self, splits: Mapping[str, Split]) -> Placements:
         return placements(self._module, self._algorithm, self.cuts, splits)
 
-    def _found(self, splits: Mapping[str, Split]) -> Federation:
-        found = self._placements(splits)
+    def _found(self, splits: Mapping[str, Split], keep: Placements | None = None) -> Federation:
         self.splits.update(splits)
         self._trained_then = self._trained()
+        now = self._placements(splits)
+        found = now if keep is None else now.keeping(keep)
+        self._keeps_frozen = found.by_cut != now.by_cut
         self.federation = Federation(self._module, self._optimizer, found, self._link, self.aggregation)
         return self.federation
 

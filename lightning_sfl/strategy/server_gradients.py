@@ -21,7 +21,11 @@ class ServerGradients:
         for parameter in self._module.parameters():
             parameter.grad = None
 
-    def hold(self, present: float) -> None:
+    def any(self) -> bool:
+        """Whether the server has gradients at all; it has none where clients have replicas of their own."""
+        return any(parameter.grad is not None for parameter in self._module.parameters())
+
+    def hold(self, present: float = 1.0) -> None:
         """Take them aside. They are sums over clients whose weights add up to ``present``; the rest is made up for."""
         self._held = [(p, p.grad) for p in self._module.parameters() if p.grad is not None]
         for parameter, gradient in self._held:

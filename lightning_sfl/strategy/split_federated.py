@@ -336,20 +336,33 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         closure_loss = self.precision_plugin.pre_backward(closure_loss, self._module)
         assert self._server is not None
         self._server.put()
-        closure_loss = self.precision_plugin.post_backward(closure_loss, self._module)
+        if self._server.any():
+            closure_loss = self.precision_plugin.post_backward(closure_loss, self._module)  # `on_after_backward`
         self.post_backward(closure_loss)
-        return closure_loss
+        return closure_loss.detach()
 
     @override
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
         """Step the server, then every participant, and end the round where it is due."""
-        result = super().optimizer_step(optimizer, closure, model, **kwargs)
+        assert self._server is not None
+        server = self._server
+
+        def closure_and_hooks() -> Any:
+            """As the precision plugin does it, but a server without gradients has none to show or to clip."""
+            result = closure()
+            if server.any():
+                self.precision_plugin._after_closure(self._module, optimizer)
+            return result
+
+        result = optimizer.step(closure=closure_and_hooks, **kwargs)
         steps, batches, parties = self._steps, self._open_batches, self._parties
         if steps is None or steps.federation is None or batches is None or parties is None:
             return result
+        server.hold()  # a party's hooks see its own gradients alone
         for client in batches:
             for party in steps.federation.participants[client].parties:
                 parties.step(party)
+        server.put()
         steps.finish(batches)
         self._open_batches = None
         if self._shows_every_step or self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:

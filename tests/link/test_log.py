@@ -266,6 +266,16 @@ def test_a_folder_without_a_log_cannot_be_opened(tmp_path):
         MessageLog.open(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("below", ["", "log", "deep/down"])
+def test_a_log_cannot_be_kept_in_or_below_a_file(tmp_path, below):
+    """Said when the log is made, not when the first message is written; and the file stays."""
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    with pytest.raises(ValueError, match=r"directory='.*' cannot be made: '.*notes\.txt' is a file"):
+        MessageLog(file / below)
+    assert file.read_text() == "mine"
+
+
 def test_other_files_in_the_folder_stay(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     log = MessageLog(tmp_path, keep_rounds=1)

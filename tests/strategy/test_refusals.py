@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from sfl_models import GPT2, MLP, RESNET, VGG, Classifier, HuggingFace, gpt2, mlp, quiet_trainer, same, sgd
@@ -43,6 +44,9 @@ def refused(module, loader, error, message, *, trainer_options=None, **options):
         ({"partition": "iid:3"}, "'iid' takes no number"),
         ({"partition": "random"}, "partition='random' is not known. Accepted are 'iid', 'dirichlet:ALPHA'"),
         ({"partition": 7}, "partition=7 is not accepted"),
+        ({"cut": 3}, "cut=3 is not accepted: give the name of a submodule, such as 'model.layer2', or None"),
+        ({"cut": ""}, "cut='' is not accepted: give the name of a submodule"),
+        ({"cut": ("a", "b")}, r"cut=\('a', 'b'\) is not accepted: give the name of a submodule"),
         ({"server_inputs": "labels"}, r"server_inputs='labels' is one name; give a sequence of names, \('labels',\)"),
     ],
 )
@@ -165,13 +169,11 @@ class Stream(IterableDataset):
         (lambda: MLP.loader(8, 2, sampler=WeightedRandomSampler([1.0] * 8, 8)), "own sampler .WeightedRandomSampler."),
         (lambda: [MLP.batch(2), MLP.batch(2)], "The training loader is a Tensor"),
         (lambda: {"a": MLP.loader(8, 2), "b": MLP.loader(8, 2)}, r"The training data come as a \w+ of 2 loaders"),
-        (
-            lambda: CombinedLoader([MLP.loader(8, 2), MLP.loader(8, 2)], "min_size"),
-            r"The training data come as a \w+ of 2 loaders",
-        ),
-        (lambda: {"a": MLP.loader(8, 2)}, "The training data come as a dict of 1 loaders"),
+        (lambda: CombinedLoader([MLP.loader(8, 2)] * 2, "min_size"), r"The training data come as a \w+ of 2 loaders"),
+        (lambda: {"a": MLP.loader(8, 2)}, "The training data come as a dict of 1 loaders.*Give one DataLoader"),
+        (lambda: [MLP.loader(8, 2)], "The training data come as a list of 1 loaders.*Give one DataLoader"),
     ],
-    ids=["iterable", "sampler", "list", "two loaders", "combined", "one in a mapping"],
+    ids=["iterable", "sampler", "list", "two loaders", "combined", "one in a mapping", "one in a list"],
 )
 def test_training_loaders_that_cannot_be_dealt_out(loader, message):
     refused(MLP.module(sgd), loader(), (ValueError, MisconfigurationException), message)
@@ -181,6 +183,46 @@ def test_manual_optimization():
     module = MLP.module(sgd)
     module.automatic_optimization = False
     refused(module, MLP.loader(8, 2), MisconfigurationException, "automatic_optimization=False")
+
+
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor:UserWarning")
+def test_a_step_that_draws_its_own_batches():
+    class Draws(Classifier):
+        def training_step(self, dataloader_iter):
+            return super().training_step(*next(dataloader_iter)[:2])
+
+    torch.manual_seed(0)
+    message = (
+        r"Draws.training_step\(dataloader_iter\) draws its own batches.*Give it the arguments \(batch, batch_idx\)"
+    )
+    refused(Draws(mlp(), sgd), MLP.loader(8, 2), MisconfigurationException, message)
+
+
+@pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`:UserWarning")
+def test_a_module_without_an_optimizer():
+    class Without(Classifier):
+        def configure_optimizers(self):
+            return None
+
+    torch.manual_seed(0)
+    message = "configure_optimizers returned no optimizer; the strategy needs one"
+    refused(Without(mlp(), sgd), MLP.loader(8, 2), MisconfigurationException, message)
+
+
+def test_a_batch_of_an_own_class_says_what_batches_are_accepted():
+    class Own:
+        def __init__(self, samples):
+            self.x, self.y = (torch.stack(part) for part in zip(*samples, strict=True))
+
+    class Steps(Classifier):
+        def training_step(self, batch, batch_idx):
+            return cross_entropy(self.model(batch.x), batch.y)
+
+    loader = DataLoader(MLP.dataset(8), batch_size=2, collate_fn=Own)
+    message = "The batch, a Own, holds no tensor.*Accepted are tensors, and mappings, sequences and dataclasses of them"
+    for cut in ("model.2", None):
+        torch.manual_seed(0)
+        refused(Steps(mlp(), sgd), loader, ValueError, message, cut=cut)
 
 
 def test_optimizers_that_cannot_be_copied_to_parties():
@@ -209,11 +251,26 @@ def test_a_compiled_submodule():
     ("options", "message"),
     [
         ({"devices": 2}, r"Trainer\(devices=2, num_nodes=1\).*Give devices=1"),
-        ({"accumulate_grad_batches": 2}, r"accumulate_grad_batches=2"),
+        ({"accumulate_grad_batches": 2}, r"accumulate_grad_batches=2.*Give accumulate_grad_batches=1"),
+        (
+            {"callbacks": GradientAccumulationScheduler({0: 1, 1: 2})},
+            r"GradientAccumulationScheduler\(scheduling={0: 1, 1: 2}\).*aggregate_every",
+        ),
+        ({"callbacks": StochasticWeightAveraging(1e-2)}, "StochasticWeightAveraging.*WeightAveraging callback is acc"),
     ],
 )
 def test_trainer_settings(options, message):
     refused(VGG.module(sgd), VGG.loader(8, 2), MisconfigurationException, message, trainer_options=options)
+
+
+def test_a_callback_that_begins_to_accumulate_gradients_while_training():
+    class Begins(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            trainer.accumulate_grad_batches = 3
+
+    options = {"callbacks": Begins()}
+    message = r"accumulate_grad_batches=3.*nor is a callback that sets it"
+    refused(MLP.module(sgd), MLP.loader(8, 2), MisconfigurationException, message, trainer_options=options)
 
 
 def test_a_message_log_that_holds_another_fit():
