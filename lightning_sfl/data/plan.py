@@ -73,7 +73,6 @@ class BatchPlan:
         self.epoch_steps = 0
         self.starts_over = False
         self.batch_sizes: Sequence[int] | None = None
-        self._loaded_epoch: dict[str, Any] = {}
         self._progress: dict[int, Progress] = {}
         self._planned: deque[_Planned] = deque()
 
@@ -90,7 +89,6 @@ class BatchPlan:
         """Go on with the epoch that the loaded state was saved in, which draws nothing."""
         self._order.restore(self._progress)
         self._planned.clear()
-        self._order.continue_epoch(self._loaded_epoch)
 
     def allocate(self, batch_sizes: Sequence[int]) -> None:
         """Plan with these batch sizes from what was delivered on; what workers fetched ahead is planned again."""
@@ -152,4 +150,4 @@ class BatchPlan:
         self.epoch_steps = state["epoch_steps"]
         self.batch_sizes = state["batch_sizes"]
         self._order.allocate(self.batch_sizes)
-        self._loaded_epoch = state["epoch"]
+        self._order.continue_epoch(state["epoch"])

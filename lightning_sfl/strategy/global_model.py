@@ -1,6 +1,7 @@
 """Whoever reads the model sees the global one: validation, test, prediction, checkpoints, and the end of a fit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -16,8 +17,12 @@ from lightning_sfl.data.loader import ClientLoader
 from lightning_sfl.random_state import RandomState
 from lightning_sfl.strategy.checkpoints import (
     Settings,
-    as_before_on_error,
+    begin_after_a_whole_epoch,
+    begin_next_epoch,
     check_settings,
+    copied,
+    put_back,
+    readable,
     run_validation,
     validation_is_due,
 )
@@ -32,6 +37,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
     _steps: ClientSteps | None
     _loader: ClientLoader | None
     _saved: dict[str, Any] | None
+    _before: dict[str, Tensor]
 
     @property
     def _fitting(self) -> bool:
@@ -104,6 +110,8 @@ class GlobalModelStrategy(SingleProcessStrategy):
                 "random": RandomState.capture().to_state(),
                 "validation_is_due": validation_is_due(self._trainer),
             }
+            # Lightning's own copy of the loader's state: a plain loader could not take it over.
+            checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def _settings(self) -> Settings:
@@ -113,15 +121,26 @@ class GlobalModelStrategy(SingleProcessStrategy):
     @override
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint; one of other clients is refused, for a fit, before anything is overwritten."""
-        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        with readable(str(checkpoint_path)):
+            checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
         if self._fitting and self.strategy_name in checkpoint:
             check_settings(checkpoint[self.strategy_name], self._settings(), str(checkpoint_path))
         return checkpoint
 
     @override
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        with as_before_on_error(self._module):
+        self._before = copied(self._module)
+        with self._as_before_on_error():
             super().load_model_state_dict(checkpoint, strict=strict)
+
+    @contextmanager
+    def _as_before_on_error(self) -> Iterator[None]:
+        """Put the module's weights and buffers back if what is done here fails."""
+        try:
+            yield
+        except Exception:
+            put_back(self._module, self._before)
+            raise
 
     @override
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -133,17 +152,24 @@ class GlobalModelStrategy(SingleProcessStrategy):
         self._saved = saved
         if saved["steps"] is not None:
             self._steps.load_state_dict(saved["steps"])
+        begin_after_a_whole_epoch(self._trainer)
         if self._loader is not None:  # made early, by a scheduler that asked for the number of steps
-            self._loader.load_state_dict(saved["loader"])
+            with self._as_before_on_error():
+                self._loader.load_state_dict(saved["loader"])
+            fetcher = self._trainer.fit_loop._data_fetcher
+            assert fetcher is not None
+            iter(fetcher)  # the iterator that was made with the loader begins anew
 
     def _resume(self) -> None:
         """Put the random states of a loaded checkpoint back, and run the validation that was due when it was saved."""
         assert self._loader is not None
+        self._before = {}
         if self._saved is None:
             return
         RandomState.from_state(self._saved["random"]).restore()
         if self._saved["validation_is_due"]:
             run_validation(self._trainer)
+        begin_next_epoch(self._trainer)
         # Lightning goes on to fast-forward its loops, which draws seeds for loaders that nobody reads.
         self._loader.random_state = RandomState.capture()
         self._saved = None

@@ -161,6 +161,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self._steps: ClientSteps | None = None
         self._loader: ClientLoader | None = None
         self._saved: dict[str, Any] | None = None
+        self._before: dict[str, Tensor] = {}
         self._open_batches: ClientBatches | None = None
         self._server: ServerGradients | None = None
         self._parties: PartySteps | None = None
@@ -241,7 +242,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         if earlier is not None:
             self._loader.go_on_after(earlier)  # Trainer(reload_dataloaders_every_n_epochs=...)
         if self._saved is not None:
-            self._loader.load_state_dict(self._saved["loader"])
+            with self._as_before_on_error():
+                self._loader.load_state_dict(self._saved["loader"])
         return self._loader
 
     def allocate(self, allocation: Allocation) -> None:
@@ -388,7 +390,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
     def teardown(self) -> None:
         self._read()
         if self._steps is not None:
-            self._steps.federation = None  # its participants' memory; the split and the count of rounds stay
+            self._steps.end()
         if self._transfer is not None:
             self._transfer.undo()
         super().teardown()

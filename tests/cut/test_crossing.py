@@ -61,8 +61,8 @@ def test_labels_that_are_the_next_tokens_give_the_input_away_unless_that_is_allo
         fit(predictor(), loader, SplitFederatedStrategy(cut="model.1", num_clients=2), max_epochs=1)
     used = SplitFederatedStrategy(cut="model.1", num_clients=2, server_inputs=("1",))
     fit(predictor(), loader, used, max_epochs=1)
-    assert used.split.crossing == {"1": Crossing.INPUT}
-    assert used.split.private == ("0",)
+    assert next(iter(used.splits.values())).crossing == {"1": Crossing.INPUT}
+    assert next(iter(used.splits.values())).private == ("0",)
 
 
 def test_labels_in_the_inputs_place_that_are_something_else_are_labels():
@@ -136,8 +136,8 @@ def test_values_that_are_only_logged_do_not_make_a_cut_invalid_and_need_not_cros
     assert [(cut.name, cut.split.crossing) for cut in find_cuts(logs, MLP.batch())] == expected
     used = SplitFederatedStrategy(cut="model.2", num_clients=2)
     trainer = fit(logs, MLP.loader(8, 4), used, max_epochs=1)
-    assert used.split.crossing == {"1": Crossing.LABEL}
-    assert used.split.private == ("0",)
+    assert next(iter(used.splits.values())).crossing == {"1": Crossing.LABEL}
+    assert next(iter(used.splits.values())).private == ("0",)
     assert float(trainer.callback_metrics["mean"]) == pytest.approx(float(MLP.dataset(8).images.mean()), rel=1e-5)
 
 

@@ -44,7 +44,7 @@ def refused(module, loader, error, message, *, trainer_options=None, **options):
         ({"partition": "iid:3"}, "'iid' takes no number"),
         ({"partition": "random"}, "partition='random' is not known. Accepted are 'iid', 'dirichlet:ALPHA'"),
         ({"partition": 7}, "partition=7 is not accepted"),
-        ({"cut": 3}, "cut=3 is not accepted: give the name of a submodule, such as 'model.layer2', or None"),
+        ({"cut": 3}, "cut=3 is not accepted: give the name of a submodule, such as 'model.layer2', one for every"),
         ({"cut": ""}, "cut='' is not accepted: give the name of a submodule"),
         ({"cut": ("a", "b")}, r"cut=\('a', 'b'\) is not accepted: give the name of a submodule"),
         ({"server_inputs": "labels"}, r"server_inputs='labels' is one name; give a sequence of names, \('labels',\)"),
