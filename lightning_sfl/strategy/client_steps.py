@@ -79,7 +79,7 @@ class ClientSteps:
         self._split_of: dict[tuple[str | None, tuple[str, ...]], Split] = {}
         self._next_cuts: Cuts | None = None
         self._seen: object = None
-        self._lost_first: set[int] = set()
+        self._lost_first: set[tuple[int, int]] = set()  # (round, client), before there is a federation
         self._trained_then: tuple[object, ...] = ()
 
     @property
@@ -96,6 +96,8 @@ class ClientSteps:
             if self._saved is not None:
                 self._go_on(batches)
             elif self._algorithm.uses_cut:
+                if self._next_cuts is not None:
+                    self.cuts, self._next_cuts = self._next_cuts, None  # nothing is anywhere yet that could move
                 return  # the first client's step will tell whose is what
             else:
                 self._found({})
@@ -109,12 +111,13 @@ class ClientSteps:
         if self.federation.round == batches.round:
             return
         if self.federation.round is not None:
-            self._close(batches)  # the last step of the round before was skipped
+            # The last step of the round before was skipped.
+            self._close(dataclasses.replace(batches, round=self.federation.round, step=batches.step - 1))
         if self._next_cuts is not None:
             self._move(batches)
         self.federation.open(batches.round, batches.participants, batches.step)
-        for client in self._lost_first & set(batches.participants):
-            self.federation.participants[client].lost = True
+        for client, participant in self.federation.participants.items():
+            participant.lost = (batches.round, client) in self._lost_first
         self._lost_first = set()
         self.rounds += 1
 
@@ -141,8 +144,9 @@ class ClientSteps:
         federation = self.federation
         if federation is None:
             before = (Stage.BEFORE_FORWARD, Stage.AFTER_FORWARD)  # nothing is known yet that could be sent
-            if any(self._presence.is_lost(batches, client, stage) for stage in before):
-                self._lost_first.add(client)
+            place = (batches.round, client)
+            if place in self._lost_first or any(self._presence.is_lost(batches, client, stage) for stage in before):
+                self._lost_first.add(place)
                 return None
             return self._run_first(batches, client, weight, args[0], forward)
         participant = federation.participants[client]
