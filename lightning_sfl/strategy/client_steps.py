@@ -78,6 +78,7 @@ class ClientSteps:
         self._watched_step = -_WATCH_AGAIN_AFTER
         self._split_of: dict[tuple[str | None, tuple[str, ...]], Split] = {}
         self._next_cuts: Cuts | None = None
+        self._next_round = 0
         self._seen: object = None
         self._lost_first: set[tuple[int, int]] = set()  # (round, client), before there is a federation
         self._trained_then: tuple[object, ...] = ()
@@ -96,7 +97,8 @@ class ClientSteps:
             if self._saved is not None:
                 self._go_on(batches)
             elif self._algorithm.uses_cut:
-                if self._next_cuts is not None:
+                if self._moves_at(batches):
+                    assert self._next_cuts is not None
                     self.cuts, self._next_cuts = self._next_cuts, None  # nothing is anywhere yet that could move
                 return  # the first client's step will tell whose is what
             else:
@@ -113,7 +115,7 @@ class ClientSteps:
         if self.federation.round is not None:
             # The last step of the round before was skipped.
             self._close(dataclasses.replace(batches, round=self.federation.round, step=batches.step - 1))
-        if self._next_cuts is not None:
+        if self._moves_at(batches):
             self._move(batches)
         self.federation.open(batches.round, batches.participants, batches.step)
         for client, participant in self.federation.participants.items():
@@ -238,22 +240,31 @@ class ClientSteps:
         self._presence.before_upload(self.federation, batches)
         self.federation.close(batches.step)
 
-    def allocate(self, cuts: Cuts) -> None:
-        """Let clients cut elsewhere from the next round on.
+    def allocate(self, cuts: Cuts, round: int) -> None:
+        """Let clients cut elsewhere from a round on that has not begun.
 
         Raises:
-            CutError: A cut is not valid, or the cuts do not lie one behind the other. Nothing is changed then.
+            CutError: A cut is not valid, or the cuts do not lie one behind the other. Nothing is changed then. Before
+                the first batch was seen, it is the step that first cuts there which raises it.
         """
         if self._seen is not None:
-            found = self.splits | self._probed([name for name in cuts.names if name not in self.splits], self._seen)
-            placements(self._module, self._algorithm, cuts, found)
-            self.splits.update(found)
-        self._next_cuts = cuts
+            self._check(cuts)
+        self._next_cuts, self._next_round = cuts, round
+
+    def _check(self, cuts: Cuts) -> None:
+        """Find out whose is what at these cuts, and raise a CutError if they cannot be."""
+        found = self.splits | self._probed([name for name in cuts.names if name not in self.splits], self._seen)
+        placements(self._module, self._algorithm, cuts, found)
+        self.splits.update(found)
+
+    def _moves_at(self, batches: ClientBatches) -> bool:
+        return self._next_cuts is not None and batches.round >= self._next_round
 
     def _move(self, batches: ClientBatches) -> None:
         """Let clients cut where they were told to; what changes hands crosses the link."""
         assert self.federation is not None
         assert self._next_cuts is not None
+        self._check(self._next_cuts)
         self.cuts, self._next_cuts = self._next_cuts, None
         self._split_of = {}  # what crosses at the new cuts shows when they are first used
         before = self.federation
@@ -276,6 +287,7 @@ class ClientSteps:
             "given_cuts": dataclasses.asdict(self._given_cuts),
             "cuts": dataclasses.asdict(self.cuts),
             "next_cuts": None if self._next_cuts is None else dataclasses.asdict(self._next_cuts),
+            "next_round": self._next_round,
             "rounds": self.rounds,
             "federation": self.federation.state_dict(),
         }
@@ -295,7 +307,8 @@ class ClientSteps:
         if self._algorithm.uses_cut:
             if Cuts(**saved["given_cuts"]) == self._given_cuts or self.cuts.default is None:
                 self.cuts = Cuts(**saved["cuts"])
-                self._next_cuts = None if saved["next_cuts"] is None else Cuts(**saved["next_cuts"])
+                if self._next_cuts is None and saved["next_cuts"] is not None:
+                    self._next_cuts, self._next_round = Cuts(**saved["next_cuts"]), saved["next_round"]
             self._seen = copied_batch(batches[next(iter(batches))])
             wanted = {*self.cuts.names, *([] if self._next_cuts is None else self._next_cuts.names)}
             splits = self._probed(sorted(wanted), self._seen)
