@@ -162,6 +162,8 @@ class ClientSteps:
         scale = weight if federation.placements.has_common else 1.0
         samples = len(batches.indices[client])
         with federation.installed(client):
+            skips = self._presence.skips_nonfinite
+            buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()} if skips else {}
             if not self._algorithm.uses_cut:
                 output = forward()
             elif (split := self._split_of.get((self.cuts.of(client), _form(args[0])))) is not None:
@@ -169,6 +171,8 @@ class ClientSteps:
             else:
                 output = self._run_watched(batches, client, scale, args[0], forward)
             if not self._presence.counts(output, client):
+                for name, buffer in buffers.items() if output is not None else ():
+                    self._module.get_buffer(name).copy_(buffer)  # what is left out leaves no running statistics
                 return None
             self._backward(output, scale)
         participant.count(samples, scale)

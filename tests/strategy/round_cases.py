@@ -142,6 +142,7 @@ def train(
     val=False,
     ckpt_path=None,
     xy=None,
+    shuffle=True,
     **options,
 ) -> Run:
     """Train by the strategy: three clients, rounds of three steps, every participant in each."""
@@ -152,7 +153,7 @@ def train(
     strategy = SplitFederatedStrategy(cut=cut, message_log=log, **settings)
     module = module or Classifier(network(norm=norm), optimizer, schedule=False)
     dataset = TensorDataset(*(xy or data(sum(map(len, parts)))))
-    loader = DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=workers)
+    loader = DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, num_workers=workers)
     pl.seed_everything(1, verbose=False)
     trainer = quiet_trainer(
         strategy=strategy,
@@ -265,6 +266,18 @@ def moved(job: Job, fed: FedServer, main: Party | None, depth: int) -> tuple[Fed
     now = len(list(after.network.parameters()))
     after.state = copy.deepcopy({number: state for number, state in states.items() if number < now})
     return after, common(job, whole[depth:], {n - now: state for n, state in states.items() if n >= now})
+
+
+def big_batch(steps: list[Step], network: nn.Sequential) -> dict[str, torch.Tensor]:
+    """Plain gradient descent on all samples of a step together."""
+    images, labels = data()
+    optimizer = descent(network.parameters())
+    for step in steps:
+        batch = [index for indices in step.values() for index in indices]
+        optimizer.zero_grad()
+        cross_entropy(network(images[batch]), labels[batch]).backward()
+        optimizer.step()
+    return network.state_dict()
 
 
 def assert_close(found, expected, rtol=1e-9):
