@@ -1,5 +1,6 @@
 """Clients that are lost at every stage, in every algorithm, against a straight-line loop."""
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from round_cases import ALGORITHMS, Loses, adamw, assert_close, job, momentum, network, straight, train
@@ -9,8 +10,11 @@ from lightning_sfl.algorithms import make_algorithm
 from lightning_sfl.attendance import Stage
 from lightning_sfl.schedule import Schedule
 
-# Lightning says so where a whole step is left out.
-pytestmark = pytest.mark.filterwarnings("ignore:`training_step` returned `None`:UserWarning")
+# Lightning says so where a whole step is left out, and where a run goes on with other callbacks than it began with.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`training_step` returned `None`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning"),
+]
 
 STAGES = ("before_forward", "after_forward", "before_gradient", "before_upload")
 SEQUENTIAL = ("splitfed_v2", "split_learning")
@@ -185,3 +189,18 @@ def test_an_update_lost_before_the_upload_is_not_sent():
 
 def test_stages_have_the_names_the_loop_uses():
     assert [str(stage) for stage in Stage] == list(STAGES)
+
+
+@pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v2"])
+def test_a_client_lost_in_mid_round_is_still_lost_after_resuming_there(algorithm, tmp_path):
+    """Lost in step 3, saved after it; attendance is asked about later steps alone, and says nothing more."""
+    length = 9 if algorithm == "splitfed_v2" else 3
+    clients = turns(algorithm, 3).turn(length).clients
+    lost = {(clients[0], "before_gradient", length)}
+    options = {"algorithm": algorithm, "optimizer": adamw, "steps": 2 * length + 1}
+    saving = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    saves = {"callbacks": [saving], "trainer_options": {"enable_checkpointing": True}}
+    whole = train(attendance=Loses(lost), **saves, **options)
+    gone_on = train(ckpt_path=tmp_path / f"step={length + 1}.ckpt", attendance=Loses(set()), **options)
+    assert same(gone_on.weights, whole.weights)
+    assert_close(whole.weights, straight(job(whole, adamw), algorithm, lost=lost))
