@@ -1,7 +1,8 @@
 """What a policy or a user decides about the clients: a struct of arrays with one entry per registered client."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,9 +18,9 @@ class Allocation:
     batch_size: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        if self.cut is not None and (isinstance(self.cut, str) or not all(isinstance(name, str) for name in self.cut)):
+        if self.cut is not None and not _are_names(self.cut):
             raise ValueError(f"cut={self.cut!r} is not accepted: give one module name per registered client.")
-        if self.batch_size is not None and not all(int(size) == size and size >= 1 for size in self.batch_size):
+        if self.batch_size is not None and not _are_sizes(self.batch_size):
             raise ValueError(
                 f"batch_size={self.batch_size!r} is not accepted: give one integer of at least 1 per registered client."
             )
@@ -33,3 +34,16 @@ class Allocation:
                     f"Allocation({field.name}=...) has {len(value)} entries for num_clients={num_clients}; it needs one"
                     " for every registered client."
                 )
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str) and all(isinstance(name, str) for name in value)
+
+
+def _are_sizes(value: object) -> bool:
+    return isinstance(value, Iterable) and all(_is_size(size) for size in value)
+
+
+def _is_size(value: object) -> bool:
+    number = float(value) if isinstance(value, Real) else 0.0
+    return number >= 1 and number.is_integer()

@@ -144,9 +144,12 @@ class Participant:
                     parameter.grad.div_(scale)
 
     def is_finite(self) -> bool:
-        """Whether all its weights and buffers are numbers."""
-        tensors = [tensor for party in self.parties for tensor in party.tensors().values()]
-        return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
+        """Whether all its weights, buffers and optimizer state are numbers."""
+        values: list[object] = [tensor for party in self.parties for tensor in party.tensors().values()]
+        for party in self.parties:
+            values += [value for state in party.optimizer_state().values() for value in state.values()]
+        tensors = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
     def drop_gradients(self) -> None:
         """Let go of all its parties' gradients."""

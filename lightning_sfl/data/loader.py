@@ -134,6 +134,12 @@ class ClientLoader:
     def _resumed(self) -> Iterator[ClientBatches]:
         yield from self._deliver(self._begin())
 
+    @property
+    def next_round(self) -> int:
+        """The first round of which no step was delivered."""
+        step = self._plan.delivered_steps
+        return self.schedule.turn(step - 1).round + 1 if step > 0 else 0
+
     def allocate(self, batch_sizes: list[int]) -> None:
         """Give every client another batch size from the next round on."""
         self._allocated = batch_sizes

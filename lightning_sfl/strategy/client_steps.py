@@ -77,8 +77,9 @@ class ClientSteps:
         self._watched_step = -_WATCH_AGAIN_AFTER
         self._split_of: dict[tuple[str | None, tuple[str, ...]], Split] = {}
         self._next_cuts: Cuts | None = None
+        self._next_round = 0
         self._seen: object = None
-        self._lost_first: set[int] = set()
+        self._lost_first: set[tuple[int, int]] = set()  # (round, client), before there is a federation
         self._trained_then: tuple[object, ...] = ()
         self._keeps_frozen = False
 
@@ -96,6 +97,9 @@ class ClientSteps:
             if self._saved is not None:
                 self._go_on(batches)
             elif self._algorithm.uses_cut:
+                if self._moves_at(batches):
+                    assert self._next_cuts is not None
+                    self.cuts, self._next_cuts = self._next_cuts, None  # nothing is anywhere yet that could move
                 return  # the first client's step will tell whose is what
             else:
                 self._found({})
@@ -111,11 +115,11 @@ class ClientSteps:
                 self.federation.participants[client].drop_gradients()  # of a step that was not followed by theirs
         if self.federation.round == batches.round:
             return
-        if self._next_cuts is not None:
+        if self._moves_at(batches):
             self._move(batches)
         self.federation.open(batches.round, batches.participants, batches.step)
-        for client in self._lost_first & set(batches.participants):
-            self.federation.participants[client].lost = True
+        for client, participant in self.federation.participants.items():
+            participant.lost = (batches.round, client) in self._lost_first
         self._lost_first = set()
         self.rounds += 1
 
@@ -142,8 +146,9 @@ class ClientSteps:
         federation = self.federation
         if federation is None:
             before = (Stage.BEFORE_FORWARD, Stage.AFTER_FORWARD)  # nothing is known yet that could be sent
-            if any(self._presence.is_lost(batches, client, stage) for stage in before):
-                self._lost_first.add(client)
+            place = (batches.round, client)
+            if place in self._lost_first or any(self._presence.is_lost(batches, client, stage) for stage in before):
+                self._lost_first.add(place)
                 return None
             return self._run_first(batches, client, weight, args[0], forward)
         participant = federation.participants[client]
@@ -157,6 +162,8 @@ class ClientSteps:
         scale = weight if federation.placements.has_common else 1.0
         samples = len(batches.indices[client])
         with federation.installed(client):
+            skips = self._presence.skips_nonfinite
+            buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()} if skips else {}
             if not self._algorithm.uses_cut:
                 output = forward()
             elif (split := self._split_of.get((self.cuts.of(client), _form(args[0])))) is not None:
@@ -164,6 +171,8 @@ class ClientSteps:
             else:
                 output = self._run_watched(batches, client, scale, args[0], forward)
             if not self._presence.counts(output, client):
+                for name, buffer in buffers.items() if output is not None else ():
+                    self._module.get_buffer(name).copy_(buffer)  # what is left out leaves no running statistics
                 return None
             self._backward(output, scale)
         participant.count(samples, scale)
@@ -235,22 +244,31 @@ class ClientSteps:
         self._presence.before_upload(self.federation, batches)
         self.federation.close(batches.step)
 
-    def allocate(self, cuts: Cuts) -> None:
-        """Let clients cut elsewhere from the next round on.
+    def allocate(self, cuts: Cuts, round: int) -> None:
+        """Let clients cut elsewhere from a round on that has not begun.
 
         Raises:
-            CutError: A cut is not valid, or the cuts do not lie one behind the other. Nothing is changed then.
+            CutError: A cut is not valid, or the cuts do not lie one behind the other. Nothing is changed then. Before
+                the first batch was seen, it is the step that first cuts there which raises it.
         """
         if self._seen is not None:
-            found = self.splits | self._probed([name for name in cuts.names if name not in self.splits], self._seen)
-            placements(self._module, self._algorithm, cuts, found)
-            self.splits.update(found)
-        self._next_cuts = cuts
+            self._check(cuts)
+        self._next_cuts, self._next_round = cuts, round
+
+    def _check(self, cuts: Cuts) -> None:
+        """Find out whose is what at these cuts, and raise a CutError if they cannot be."""
+        found = self.splits | self._probed([name for name in cuts.names if name not in self.splits], self._seen)
+        placements(self._module, self._algorithm, cuts, found)
+        self.splits.update(found)
+
+    def _moves_at(self, batches: ClientBatches) -> bool:
+        return self._next_cuts is not None and batches.round >= self._next_round
 
     def _move(self, batches: ClientBatches) -> None:
         """Let clients cut where they were told to; what changes hands crosses the link."""
         assert self.federation is not None
         assert self._next_cuts is not None
+        self._check(self._next_cuts)
         self.cuts, self._next_cuts = self._next_cuts, None
         self._split_of = {}  # what crosses at the new cuts shows when they are first used
         before = self.federation
@@ -273,6 +291,7 @@ class ClientSteps:
             "given_cuts": dataclasses.asdict(self._given_cuts),
             "cuts": dataclasses.asdict(self.cuts),
             "next_cuts": None if self._next_cuts is None else dataclasses.asdict(self._next_cuts),
+            "next_round": self._next_round,
             "rounds": self.rounds,
             "federation": self.federation.state_dict(),
         }
@@ -296,7 +315,8 @@ class ClientSteps:
         if self._algorithm.uses_cut:
             if Cuts(**saved["given_cuts"]) == self._given_cuts or self.cuts.default is None:
                 self.cuts = Cuts(**saved["cuts"])
-                self._next_cuts = None if saved["next_cuts"] is None else Cuts(**saved["next_cuts"])
+                if self._next_cuts is None and saved["next_cuts"] is not None:
+                    self._next_cuts, self._next_round = Cuts(**saved["next_cuts"]), saved["next_round"]
             self._seen = copied_batch(batches[next(iter(batches))])
             wanted = {*self.cuts.names, *([] if self._next_cuts is None else self._next_cuts.names)}
             splits = self._probed(sorted(wanted), self._seen)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.loops.progress import _ProcessedTracker
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -42,6 +42,11 @@ class GlobalModelStrategy(SingleProcessStrategy):
     @property
     def _fitting(self) -> bool:
         return self._trainer.state.fn == TrainerFn.FITTING
+
+    @property
+    def _trains(self) -> bool:
+        """Whether a fit is going on."""
+        return self._fitting and self._trainer.state.status == TrainerStatus.RUNNING
 
     @property
     def _trainer(self) -> pl.Trainer:

@@ -16,7 +16,7 @@ class Presence:
 
     def __init__(self, attendance: Attendance, *, skips_nonfinite: bool) -> None:
         self._attendance = attendance
-        self._skips_nonfinite = skips_nonfinite
+        self.skips_nonfinite = skips_nonfinite
 
     def is_lost(self, batches: ClientBatches, client: int, stage: Stage) -> bool:
         """Whether a client is lost at this stage of the step."""
@@ -33,7 +33,7 @@ class Presence:
         loss = loss_of(output).detach()
         if bool(loss.isfinite().all()):
             return True
-        if self._skips_nonfinite:
+        if self.skips_nonfinite:
             return False
         raise ValueError(
             f"Client {client} has a loss of {loss.item()}. nonfinite='skip' leaves such a client out of the step."
@@ -49,9 +49,9 @@ class Presence:
             participant.lost |= self.is_lost(batches, client, Stage.BEFORE_UPLOAD)
             if participant.lost or participant.samples == 0 or participant.is_finite():
                 continue
-            if not self._skips_nonfinite:
+            if not self.skips_nonfinite:
                 raise ValueError(
-                    f"The update of client {client} holds NaN or infinite weights. nonfinite='skip' leaves such a"
+                    f"The update of client {client} holds NaN or infinite values. nonfinite='skip' leaves such a"
                     " client out of the averaging."
                 )
             participant.lost = True

@@ -259,7 +259,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             ValueError: There is not one entry per registered client, or the algorithm has no cut.
             CutError: A cut is not valid, or the cuts do not lie one behind the other. Nothing is changed then.
         """
-        if self._steps is None or self._loader is None:
+        if self._steps is None or self._loader is None or not self._trains:
             raise MisconfigurationException("allocate() takes effect at the next round of a fit; no fit is going on.")
         allocation.check(self.num_clients)
         if allocation.cut is not None:
@@ -267,7 +267,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
                 raise ValueError(f"Allocation(cut=...) does not go with algorithm={self.algorithm.name!r}.")
             for name in sorted(set(allocation.cut) - {name for name, _ in self._module.named_modules()}):
                 raise unknown_submodule(self._module, name)
-            self._steps.allocate(Cuts.of_all(allocation.cut))
+            self._steps.allocate(Cuts.of_all(allocation.cut), self._loader.next_round)
         if allocation.batch_size is not None:
             self._loader.allocate([int(size) for size in allocation.batch_size])
 
