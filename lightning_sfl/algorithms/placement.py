@@ -1,7 +1,7 @@
 """Where an algorithm keeps which part of the module."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar, Protocol
 
 from torch import nn
@@ -81,6 +81,14 @@ def server_side(module: nn.Module, split: Split) -> Owned:
     """The trainable parameters and the buffers after the cut, but for constants that clients hold too."""
     clients = set(split.client_buffers)
     return _owned(module, split.server_parameters, [name for name in split.server_buffers if name not in clients])
+
+
+def owned_among(module: nn.Module, names: Collection[str]) -> Owned:
+    """The parameters, frozen ones too, and the buffers of a module that are among these names."""
+    return Owned(
+        parameters=tuple(name for name, _ in module.named_parameters() if name in names),
+        buffers=tuple(name for name, _ in module.named_buffers() if name in names),
+    )
 
 
 def _owned(module: nn.Module, parameters: Sequence[str], buffers: Sequence[str]) -> Owned:

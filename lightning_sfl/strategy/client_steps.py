@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_sfl.algorithms.aggregation import Aggregation
 from lightning_sfl.algorithms.federation import Federation
-from lightning_sfl.algorithms.placement import Algorithm, Placement
+from lightning_sfl.algorithms.placement import Algorithm, Placement, owned_among
 from lightning_sfl.cut.batch import named_tensors
 from lightning_sfl.cut.carrier import LinkCarrier
 from lightning_sfl.cut.errors import CutError
@@ -202,7 +202,12 @@ class ClientSteps:
             batch = batches[next(iter(batches))]
             with self._precision.train_step_context():
                 split = probe(self._module, batch, self._server_inputs).split(self._cut)
-        federation = self._found(split)
+        held = next(iter(self._saved["federation"]["participants"].values()), None)
+        keep = None
+        if held is not None and self._cut == self._saved["cut"]:  # they may own what was frozen in mid-round
+            client, replica = (owned_among(self._module, held[part][0]) for part in ("shard", "replica"))
+            keep = Placement(client=client, replica=replica, has_common=False)
+        federation = self._found(split, keep)
         federation.load_state_dict(self._saved["federation"])
         self.rounds = self._saved["rounds"]
         self._saved = None
