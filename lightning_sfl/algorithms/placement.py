@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -70,6 +70,21 @@ class Placements:
         """These placements, in which nobody loses what they owned earlier."""
         by_cut = {cut: placement.keeping(earlier.by_cut[cut]) for cut, placement in self.by_cut.items()}
         return dataclasses.replace(self, by_cut=by_cut)
+
+    def to_state(self) -> dict[str | None, dict[str, Any]]:
+        """As plain Python, for checkpoints."""
+        return {cut: dataclasses.asdict(placement) for cut, placement in self.by_cut.items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str | None, Any], cut_of: Callable[[int], str | None]) -> "Placements":
+        """What :meth:`to_state` gave."""
+        by_cut = {
+            cut: Placement(
+                client=Owned(**found["client"]), replica=Owned(**found["replica"]), has_common=found["has_common"]
+            )
+            for cut, found in state.items()
+        }
+        return cls(by_cut=by_cut, cut_of=cut_of)
 
     @property
     def has_common(self) -> bool:

@@ -293,6 +293,7 @@ class ClientSteps:
             "next_cuts": None if self._next_cuts is None else dataclasses.asdict(self._next_cuts),
             "next_round": self._next_round,
             "rounds": self.rounds,
+            "placements": self.federation.placements.to_state() if self.federation.participants else {},
             "federation": self.federation.state_dict(),
         }
 
@@ -312,15 +313,19 @@ class ClientSteps:
         assert self._saved is not None
         saved, self._saved = self._saved, None
         splits: dict[str, Split] = {}
+        goes_on = True
         if self._algorithm.uses_cut:
-            if Cuts(**saved["given_cuts"]) == self._given_cuts or self.cuts.default is None:
+            goes_on = Cuts(**saved["given_cuts"]) == self._given_cuts or self.cuts.default is None
+            if goes_on:
                 self.cuts = Cuts(**saved["cuts"])
                 if self._next_cuts is None and saved["next_cuts"] is not None:
                     self._next_cuts, self._next_round = Cuts(**saved["next_cuts"]), saved["next_round"]
             self._seen = copied_batch(batches[next(iter(batches))])
             wanted = {*self.cuts.names, *([] if self._next_cuts is None else self._next_cuts.names)}
             splits = self._probed(sorted(wanted), self._seen)
-        federation = self._found(splits)
+        # Participants may own what was frozen in mid-round.
+        keep = Placements.from_state(saved["placements"], self.cuts.of) if goes_on and saved["placements"] else None
+        federation = self._found(splits, keep)
         federation.load_state_dict(saved["federation"])
         self.rounds = saved["rounds"]
 

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import BackboneFinetuning
-from sfl_models import MLP, Classifier, adamw, fit, mlp, same
+from sfl_models import MLP, Classifier, adamw, fit, mlp, quiet_trainer, same
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -187,3 +187,20 @@ def test_layers_cross_in_broadcasts_and_updates_while_they_are_trained(algorithm
 
     assert with_the_first_layer(MessageKind.BROADCAST) == [(2, 0), (2, 1)]
     assert with_the_first_layer(MessageKind.CLIENT_UPDATE) == [(1, 0), (1, 1), (2, 0), (2, 1)]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("trained", [range(2), range(2, 99)], ids=["frozen", "unfrozen"])
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
+def test_a_run_goes_on_in_the_round_in_which_a_layer_was_frozen_or_unfrozen(algorithm, trained, tmp_path):
+    """Law 8: epochs of one step, a round of 4, a change at step 2, and a checkpoint after step 3 (epoch 2)."""
+
+    def chosen():
+        return strategy(algorithm, "model.4", num_clients=2, aggregate_every=4)
+
+    whole, resumed = Thaws(adamw, trained), Thaws(adamw, trained)
+    saving = pl.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    fit(whole, MLP.loader(8, 4), chosen(), callbacks=[saving], enable_checkpointing=True, max_epochs=5)
+    trainer = quiet_trainer(strategy=chosen(), max_epochs=5)
+    trainer.fit(resumed, MLP.loader(8, 4), ckpt_path=tmp_path / "epoch=2.ckpt", weights_only=True)
+    assert same(whole.state_dict(), resumed.state_dict())
