@@ -79,6 +79,15 @@ class ClientLoader:
     def worker_init_fn(self, function: Callable[[int], None] | None) -> None:
         self._loader.worker_init_fn = function
 
+    @property
+    def _iterator(self) -> Any:
+        """The iterator with persistent workers, where Lightning looks for it to end them after a fit."""
+        return self._loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: Any) -> None:
+        self._loader._iterator = iterator
+
     def __iter__(self) -> Iterator[ClientBatches]:
         """Begin an epoch. What workers had fetched ahead was never delivered, and is planned again.
 
@@ -92,13 +101,20 @@ class ClientLoader:
         if self.random_state is not None:
             self.random_state.restore()
             self.random_state = None
-        if not (resumed and 0 < self._plan.epoch_steps < min(len(self), self.most_steps)):
+        if resumed and 0 < self._plan.epoch_steps < min(len(self), self.most_steps):
+            self._plan.continue_epoch()
+            return self._fetch_without_drawing()
+        if resumed and self._loader.persistent_workers and self._plan.delivered_steps > 0:
             self._plan.begin_epoch()
-            return iter(self._loader)
-        self._plan.continue_epoch()
+            self._fetch_without_drawing()  # starts the workers, which the run that was saved had started long before
+        self._plan.begin_epoch()
+        return iter(self._loader)
+
+    def _fetch_without_drawing(self) -> Iterator[Any]:
+        """Begin to fetch; the seed that a loader draws for its workers is not missing in what is drawn later."""
         generator = self._loader.generator
         state, own = RandomState.capture(), None if generator is None else generator.get_state()
-        fetched = iter(self._loader)  # draws a seed for workers
+        fetched = iter(self._loader)
         state.restore()
         if generator is not None and own is not None:
             generator.set_state(own)

@@ -67,7 +67,6 @@ class BatchPlan:
         self.steps_per_epoch = schedule.steps_per_epoch(sizes, batch_size, drop_last=loader.drop_last)
         self.delivered_steps = 0
         self.epoch_steps = 0
-        self._loaded_epoch: dict[str, Any] = {}
         self._progress: dict[int, Progress] = {}
         self._planned: deque[_Planned] = deque()
 
@@ -82,7 +81,6 @@ class BatchPlan:
         """Go on with the epoch that the loaded state was saved in, which draws nothing."""
         self._order.restore(self._progress)
         self._planned.clear()
-        self._order.continue_epoch(self._loaded_epoch)
 
     def _epoch_order(self) -> list[int]:
         """Where the user's sampler goes in this epoch, drawing what a plain loader draws from it."""
@@ -134,4 +132,4 @@ class BatchPlan:
         }
         self._order.restore(self._progress)
         self.epoch_steps = state["epoch_steps"]
-        self._loaded_epoch = state["epoch"]
+        self._order.continue_epoch(state["epoch"])
