@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
+from torch import Tensor, nn
 
 Settings = dict[str, int | str]
 """The strategy's arguments that decide who trains when, by name."""
@@ -39,6 +40,8 @@ def validation_is_due(trainer: pl.Trainer) -> bool:
     Lightning leaves that validation out when it goes on from such a checkpoint. What it would have drawn at random (a
     seed for its loader at least) and told the callbacks would be missing.
     """
+    if trainer.validating:  # the one that was due is under way
+        return False
     loop = trainer.fit_loop.epoch_loop
     progress = cast(_ProcessedTracker, loop.batch_progress.current)
     fetcher = trainer.fit_loop._data_fetcher
@@ -56,14 +59,49 @@ def run_validation(trainer: pl.Trainer) -> None:
     connector._first_loop_iter = first
 
 
+def begin_after_a_whole_epoch(trainer: pl.Trainer) -> None:
+    """Have an epoch begun that goes on from a checkpoint of a finished one, under `max_steps` as under `max_epochs`.
+
+    Under `max_steps` Lightning goes on within the finished epoch: it ends it twice, or makes it longer.
+    """
+    epochs = cast(_ProcessedTracker, trainer.fit_loop.epoch_progress.current)
+    if epochs.ready == epochs.processed:
+        _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
+
+
+def begin_next_epoch(trainer: pl.Trainer) -> None:
+    """Have an epoch begun that goes on from a checkpoint of the last step of the one before.
+
+    Lightning takes it for a part of that epoch: it is not counted in the checkpoints that are saved in it, so that a
+    run which goes on from those is one epoch behind, and nobody is told of its start.
+    """
+    loop = trainer.fit_loop
+    last = loop.epoch_loop.batch_progress.is_last_batch and loop.epoch_loop.restarted_on_train_batch_end
+    if loop.restarted_mid_epoch and last:
+        loop.reset_restart_stage()
+
+
+def copied(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of a module's weights and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def put_back(module: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Give a module the weights and buffers it had."""
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            tensor.copy_(before[name])
+
+
 @contextmanager
-def as_before_on_error(module: nn.Module) -> Iterator[None]:
-    """Put a module's weights and buffers back if what is done here fails."""
-    before = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+def readable(path: str) -> Iterator[None]:
+    """Say of a file that cannot be read as a checkpoint what may be wrong with it."""
     try:
         yield
-    except Exception:
-        with torch.no_grad():
-            for name, tensor in module.state_dict().items():
-                tensor.copy_(before[name])
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
+    except (RuntimeError, EOFError, OSError) as error:
+        raise MisconfigurationException(
+            f"ckpt_path={path!r} cannot be read as a checkpoint; its writing may have been cut short. Go on from an"
+            f" earlier one. ({error})"
+        ) from error

@@ -133,14 +133,18 @@ class ClientSteps:
             self.federation.close(batches.step)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """The round at hand, for checkpoints; None before the first step."""
+        """The round at hand, for checkpoints; None before the first step of a run that does not go on with another."""
         if self.federation is None:
-            return None
+            return None if self._saved is None else dict(self._saved)
         return {"cut": self._cut, "rounds": self.rounds, "federation": self.federation.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with a saved round at the first step, at the same cut or at another."""
         self._saved = state
+
+    def end(self) -> None:
+        """Let go of the participants, but for what a checkpoint saved from now on holds of them."""
+        self._saved, self.federation = self.state_dict(), None
 
     def _go_on(self, batches: ClientBatches) -> None:
         """Make the federation as it was saved.

@@ -1,6 +1,7 @@
 """Split federated learning as a Lightning strategy, in the order in which Lightning calls it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -31,8 +32,12 @@ from lightning_sfl.random_state import RandomState
 from lightning_sfl.strategy.announce import announce, warn_of_long_schedules
 from lightning_sfl.strategy.checkpoints import (
     Settings,
-    as_before_on_error,
+    begin_after_a_whole_epoch,
+    begin_next_epoch,
     check_settings,
+    copied,
+    put_back,
+    readable,
     run_validation,
     validation_is_due,
 )
@@ -150,6 +155,7 @@ class SplitFederatedStrategy(SingleProcessStrategy):
         self._loader: ClientLoader | None = None
         self._loader_is_new = False
         self._saved: dict[str, Any] | None = None
+        self._before: dict[str, Tensor] = {}
         self._open_batches: ClientBatches | None = None
         self._server_gradients: list[tuple[Tensor, Tensor]] = []
 
@@ -248,7 +254,8 @@ class SplitFederatedStrategy(SingleProcessStrategy):
         if earlier is not None:
             self._loader.go_on_after(earlier)  # Trainer(reload_dataloaders_every_n_epochs=...)
         if self._saved is not None:
-            self._loader.load_state_dict(self._saved["loader"])
+            with self._as_before_on_error():
+                self._loader.load_state_dict(self._saved["loader"])
         return self._loader
 
     def _samples_held(self, client: int) -> int:
@@ -261,10 +268,12 @@ class SplitFederatedStrategy(SingleProcessStrategy):
         announce(self._loader, self.algorithm.name)
         warn_of_long_schedules(self.lr_scheduler_configs, self._trainer.estimated_stepping_batches)
         self._loader.most_steps = self._trainer.num_training_batches
+        self._before = {}
         if self._saved is not None:
             RandomState.from_state(self._saved["random"]).restore()
             if self._saved["validation_is_due"]:
                 run_validation(self._trainer)
+            begin_next_epoch(self._trainer)
             # Lightning goes on to fast-forward its loops, which draws seeds for loaders that nobody reads.
             self._loader.random_state = RandomState.capture()
             self._saved = None
@@ -418,6 +427,8 @@ class SplitFederatedStrategy(SingleProcessStrategy):
                 "random": RandomState.capture().to_state(),
                 "validation_is_due": validation_is_due(self._trainer),
             }
+            # Lightning's own copy of the loader's state: a plain loader could not take it over.
+            checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def _settings(self) -> Settings:
@@ -435,15 +446,26 @@ class SplitFederatedStrategy(SingleProcessStrategy):
     @override
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint; one of other clients is refused, for a fit, before anything is overwritten."""
-        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        with readable(str(checkpoint_path)):
+            checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
         if self._fitting and self.strategy_name in checkpoint:
             check_settings(checkpoint[self.strategy_name], self._settings(), str(checkpoint_path))
         return checkpoint
 
     @override
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        with as_before_on_error(self._module):
+        self._before = copied(self._module)
+        with self._as_before_on_error():
             super().load_model_state_dict(checkpoint, strict=strict)
+
+    @contextmanager
+    def _as_before_on_error(self) -> Iterator[None]:
+        """Put the module's weights and buffers back if what is done here fails."""
+        try:
+            yield
+        except Exception:
+            put_back(self._module, self._before)
+            raise
 
     @override
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -455,8 +477,13 @@ class SplitFederatedStrategy(SingleProcessStrategy):
         self._saved = saved
         if saved["steps"] is not None:
             self._steps.load_state_dict(saved["steps"])
+        begin_after_a_whole_epoch(self._trainer)
         if self._loader is not None:  # made early, by a scheduler that asked for the number of steps
-            self._loader.load_state_dict(saved["loader"])
+            with self._as_before_on_error():
+                self._loader.load_state_dict(saved["loader"])
+            fetcher = self._trainer.fit_loop._data_fetcher
+            assert fetcher is not None
+            iter(fetcher)  # the iterator that was made with the loader begins anew
 
     # The end
 
@@ -472,7 +499,7 @@ class SplitFederatedStrategy(SingleProcessStrategy):
     def teardown(self) -> None:
         self._read()
         if self._steps is not None:
-            self._steps.federation = None  # its participants' memory; the split and the count of rounds stay
+            self._steps.end()
         if self._transfer is not None:
             self._transfer.undo()
         super().teardown()
