@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "strategy"))
-from resume_cases import Case, apart, newest_whole, outcome_in, run_in_process
+from killed_runs import newest_whole, outcome_in, run_in_process
+from resume_cases import Case, apart
 
 ALGORITHMS = ("splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning", "fedavg")
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from killed_runs import newest_whole, outcome_in, run_in_process
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from resume_cases import PARTS, Augmented, Case, Net, apart, differences, newest_whole, outcome_in, run_in_process
+from resume_cases import PARTS, Augmented, Case, Moments, Net, apart, differences
 from torch.utils.data import DataLoader
 
 ALGORITHMS = ("splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning", "fedavg")
@@ -83,23 +84,6 @@ def test_with_workers_too_what_they_fetched_ahead_is_fetched_again(case, tmp_pat
     assert apart(whole, case.train(go_on=tmp_path / "step=4.ckpt")) == []
 
 
-class Moments(pl.Callback):
-    """Saves a checkpoint at the end of every epoch and of every validation."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def save(self, trainer, when):
-        trainer.save_checkpoint(self.folder / f"{when}={trainer.global_step}.ckpt")
-
-    def on_train_epoch_end(self, trainer, module):
-        self.save(trainer, "epoch")
-
-    def on_validation_end(self, trainer, module):
-        if not trainer.sanity_checking:
-            self.save(trainer, "validation")
-
-
 @pytest.mark.parametrize("epochs", [None, 3], ids=["max_steps", "max_epochs"])
 @pytest.mark.parametrize("validation", [None, {"val_check_interval": 2}], ids=["no validation", "validation"])
 def test_a_run_goes_on_from_the_end_of_an_epoch_or_a_validation(validation, epochs, tmp_path):
@@ -133,9 +117,6 @@ def test_a_checkpoint_saved_after_a_fit_holds_the_open_round(rule, tmp_path):
     assert apart(case.train(), case.train(go_on=tmp_path / "after.ckpt")) == []
 
 
-KILLS = random.Random(8)
-
-
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(
     ("case", "what", "in_place", "pause"),
@@ -154,7 +135,7 @@ def test_a_run_that_is_killed_goes_on_from_its_newest_whole_checkpoint(case, wha
 
     Where the process waits to be killed, the checkpoint left is known: of the step before, or, once saved, of the step.
     """
-    step = KILLS.randint(3, 9)
+    step = random.Random(repr(case)).randint(3, 9)
     run_in_process(case, tmp_path / "whole")
     told = run_in_process(case, tmp_path / "killed", kill=(what, step), in_place=in_place, pause=pause)
     assert (what, step) in told

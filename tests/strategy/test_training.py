@@ -468,3 +468,11 @@ def test_loaders_can_be_reloaded_every_epoch_and_a_strategy_fitted_twice():
     trainer.fit(module, MLP.loader(12, 2))
     assert trainer.global_step == 8
     assert used.link.meter.total().messages == first  # a meter counts one fit
+
+
+def test_persistent_workers_end_with_the_fit():
+    """Left to the garbage collector, each takes seconds to end."""
+    used = SplitFederatedStrategy(cut="model.1", num_clients=2)
+    loader = MLP.loader(8, 2, num_workers=1, persistent_workers=True)
+    fit(MLP.module(sgd), loader, used, max_epochs=2)
+    assert used._loader._loader._iterator is None
