@@ -1,5 +1,6 @@
 """Runs in processes that are killed, and what they leave."""
 
+import functools
 import io
 import logging
 import multiprocessing
@@ -8,8 +9,10 @@ import signal
 import tempfile
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -89,7 +92,18 @@ def in_process(
     torch.save(vars(outcome), folder / "outcome")
 
 
-def run_in_process(
+@functools.cache
+def parent() -> ProcessPoolExecutor:
+    """A process that has imported and does nothing but fork: autograd's threads, once made, do not survive a fork."""
+    return ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def run_in_process(case: Case, folder: Path, **options: Any) -> list[Event]:
+    """See :func:`run_forked`, which is called in a fresh process."""
+    return parent().submit(run_forked, case, folder, **options).result()
+
+
+def run_forked(
     case: Case,
     folder: Path,
     *,

@@ -14,6 +14,11 @@ from sfl_models import MLP, fit, sgd
 from lightning_sfl import SplitFederatedStrategy
 
 
+def held() -> int:
+    """Elements of all parameters that are alive, those of earlier tests too."""
+    return sum(t.numel() for t in gc.get_objects() if type(t) is torch.nn.Parameter)
+
+
 class CallCounter(pl.Callback):
     """Counts function calls from the start of one batch to the start of the next, once everything is warm."""
 
@@ -28,7 +33,7 @@ class CallCounter(pl.Callback):
         elif trainer.global_step == self.at_step + 1:
             sys.setprofile(None)
             gc.collect()
-            self.held = sum(t.numel() for t in gc.get_objects() if type(t) is torch.nn.Parameter)
+            self.held = held()
 
     def count(self, frame, event, argument):
         self.calls += event == "call"
@@ -36,6 +41,8 @@ class CallCounter(pl.Callback):
 
 def cost(registered: int, participants: int) -> tuple[int, int]:
     """(calls per step, parameter elements alive) with this many clients, one batch of 2 samples each."""
+    gc.collect()
+    before = held()
     counter = CallCounter(at_step=3)
     used = SplitFederatedStrategy(
         cut="model.2", num_clients=registered, clients_per_round=participants, aggregate_every=1, batch_size=2
@@ -48,7 +55,7 @@ def cost(registered: int, participants: int) -> tuple[int, int]:
         max_steps=6,
         max_epochs=-1,
     )
-    return counter.calls, counter.held
+    return counter.calls, counter.held - before
 
 
 @pytest.mark.parametrize("participants", [5])
