@@ -15,7 +15,6 @@ import gc
 import logging
 import statistics
 import time
-import tracemalloc
 import warnings
 from collections.abc import Callable
 
@@ -135,15 +134,6 @@ def through_trainer(data: TensorDataset, passes: int, clients: int, algorithm: s
     )
     trainer.fit(Net(), DataLoader(data, batch_size=BATCH))
     return watch.seconds
-
-
-def peak_mib(run: Callable[[], float]) -> float:
-    """The most that live tensors held at the end of a backward pass is not seen from Python; the process' peak is."""
-    tracemalloc.start()
-    run()
-    peak = tracemalloc.get_traced_memory()[1] / 2**20
-    tracemalloc.stop()
-    return peak
 
 
 def main() -> None:
