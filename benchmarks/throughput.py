@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="*", default=list(ALGORITHMS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("ignore")  # Lightning's advice would stand between the rows of the table
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     draw = np.random.default_rng(0)
     for clients in options.clients:

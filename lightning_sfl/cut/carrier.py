@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from lightning_sfl.cut.batch import named_tensors
+from lightning_sfl.cut.split import Split
 from lightning_sfl.link.link import Link
 from lightning_sfl.link.log import Origin
 from lightning_sfl.link.message import SERVER, MessageKind, client_name
@@ -68,6 +70,15 @@ class LinkCarrier:
             origin=self._origin,
         )
         return tuple(received.get(str(place)) for place in range(len(cut_gradient)))
+
+    def send_beside(self, batch: object, split: Split) -> None:
+        """Send what the server half reads of a batch besides the smashed data: labels, masks, allowed inputs."""
+        tensors = named_tensors(batch) if split.crossing else {}
+        by_kind: dict[str, dict[str, Tensor]] = {}
+        for name, crossing in split.crossing.items():
+            by_kind.setdefault(crossing.value, {})[name] = tensors[name]
+        for kind, payload in by_kind.items():
+            self.send_up(MessageKind(kind), payload)
 
     def send_up(self, kind: MessageKind, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Send something of the client's batch to the server."""

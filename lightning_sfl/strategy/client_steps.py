@@ -7,7 +7,6 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sfl.algorithms.aggregation import Aggregation
@@ -18,14 +17,13 @@ from lightning_sfl.cut.batch import copied_batch, named_tensors
 from lightning_sfl.cut.carrier import LinkCarrier
 from lightning_sfl.cut.errors import CutError
 from lightning_sfl.cut.find import loss_of
-from lightning_sfl.cut.modes import PassHook, halt
+from lightning_sfl.cut.modes import halt
 from lightning_sfl.cut.split import Split
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.link.link import Link
 from lightning_sfl.link.log import Origin
-from lightning_sfl.link.message import MessageKind
-from lightning_sfl.strategy.cuts import Cuts, placements
-from lightning_sfl.strategy.first_step import WatchedStep, choose_cut, probe, watched_step
+from lightning_sfl.strategy.cuts import Cuts, placements, trained
+from lightning_sfl.strategy.first_step import WatchedStep, choose_cut, pass_through, probe, watched_step
 from lightning_sfl.strategy.presence import Presence
 
 _WATCH_AGAIN_AFTER = 50
@@ -108,7 +106,9 @@ class ClientSteps:
         if self.federation.round not in (None, batches.round):
             # The last step of the round before was skipped.
             self._close(dataclasses.replace(batches, round=self.federation.round, step=batches.step - 1))
-        if self._trained() != self._trained_then or (self.federation.round is None and self._keeps_frozen):
+        if trained(self._module, self._optimizer) != self._trained_then or (
+            self.federation.round is None and self._keeps_frozen
+        ):
             self._place_again()
         for client in batches:
             if client in self.federation.participants:
@@ -167,7 +167,9 @@ class ClientSteps:
             if not self._algorithm.uses_cut:
                 output = forward()
             elif (split := self._split_of.get((self.cuts.of(client), _form(args[0])))) is not None:
-                output = self._run_split(self._carrier(batches, client, scale, split), split, args[0], forward)
+                output = pass_through(
+                    self._module, split, self._carrier(batches, client, scale, split), args[0], forward
+                )
             else:
                 output = self._run_watched(batches, client, scale, args[0], forward)
             if not self._presence.counts(output, client):
@@ -188,18 +190,8 @@ class ClientSteps:
         split = self.splits[cut]
         carrier = self._carrier(batches, client, 1.0, split)
         with self.federation.installed(client):
-            self._send_side_tensors(carrier, batch, split)
+            carrier.send_beside(batch, split)
             carrier.up(halt(self._module, split, forward).smashed)
-
-    def _run_split(self, carrier: LinkCarrier, split: Split, batch: object, forward: Callable[[], Any]) -> Any:
-        """Run a forward pass whose split is known."""
-        self._send_side_tensors(carrier, batch, split)
-        hook = PassHook(self._module, split.cut, split.smashed)
-        with hook.forward(carrier):
-            output = forward()
-        if output is not None:  # a step that is skipped may be skipped before the cut
-            hook.check_visits()
-        return output
 
     def _run_watched(
         self, batches: ClientBatches, client: int, scale: float, batch: object, forward: Callable[[], Any]
@@ -219,7 +211,7 @@ class ClientSteps:
                 " the cut than at the start of the run."
             )
         self._learn(watched, batches.step)
-        self._cross(watched, batches, client, scale)
+        watched.cross(self._carrier(batches, client, scale, watched.split))
         return watched.output
 
     def _watch(self, client: int, batch: object, forward: Callable[[], Any]) -> WatchedStep | None:
@@ -357,28 +349,12 @@ class ClientSteps:
         for party in participant.parties:
             party.buffers.update({name: written[name] for name in party.buffers})
         scale = weight if federation.placements.has_common else 1.0
-        self._cross(watched, batches, client, scale)
+        watched.cross(self._carrier(batches, client, scale, watched.split))
         with federation.installed(client):  # its weights still equal the global ones that the forward pass read
             self._backward(watched.output, scale)
         participant.count(len(batches.indices[client]), scale)
         participant.lost |= self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
         return watched.output
-
-    def _cross(self, watched: WatchedStep, batches: ClientBatches, client: int, scale: float) -> None:
-        """Let cross what a watched step held back."""
-        split = watched.splits[watched.cut]
-        carrier = self._carrier(batches, client, scale, split)
-        self._send_side_tensors(carrier, watched.batch, split)
-        places = sorted(split.form.tensors)
-        watched.carrier.cross(carrier, tuple(places.index(place) for place in split.smashed))
-
-    def _trained(self) -> tuple[object, ...]:
-        """What ownership depends on beside the cut: which parameters are trained, and in which groups they stand."""
-        groups = self._optimizer.param_groups
-        return (
-            tuple(parameter.requires_grad for parameter in self._module.parameters()),
-            tuple(len(group["params"]) for group in groups),
-        )
 
     def _place_again(self) -> None:
         """Say anew who owns what, in the middle of a round if need be: parameters were frozen or unfrozen.
@@ -395,7 +371,7 @@ class ClientSteps:
 
     def _found(self, splits: Mapping[str, Split], keep: Placements | None = None) -> Federation:
         self.splits.update(splits)
-        self._trained_then = self._trained()
+        self._trained_then = trained(self._module, self._optimizer)
         now = self._placements(splits)
         found = now if keep is None else now.keeping(keep)
         self._keeps_frozen = found.by_cut != now.by_cut
@@ -413,18 +389,6 @@ class ClientSteps:
             origin=Origin(client, batches.indices[client]),
             loses_gradient=self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT),
         )
-
-    @staticmethod
-    def _send_side_tensors(carrier: LinkCarrier, batch: object, split: Split) -> None:
-        """Send what the server half reads of the batch besides the smashed data: labels, masks, allowed inputs."""
-        if not split.crossing:
-            return
-        tensors = named_tensors(batch)
-        by_kind: dict[str, dict[str, Tensor]] = {}
-        for name, crossing in split.crossing.items():
-            by_kind.setdefault(crossing.value, {})[name] = tensors[name]
-        for kind, payload in by_kind.items():
-            carrier.send_up(MessageKind(kind), payload)
 
     def _backward(self, output: object, scale: float) -> None:
         loss = loss_of(output)

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from torch import nn
+from torch.optim import Optimizer
 
 from lightning_sfl.algorithms.placement import Algorithm, Placements
 from lightning_sfl.cut.errors import CutError
@@ -48,6 +49,14 @@ class Cuts:
         """All cuts in use."""
         default = [] if self.default is None or len(self.by_client) == self.num_clients else [self.default]
         return sorted({*default, *self.by_client.values()})
+
+
+def trained(module: nn.Module, optimizer: Optimizer) -> tuple[object, ...]:
+    """What ownership depends on beside the cuts: which parameters are trained, and in which groups they stand."""
+    return (
+        tuple(parameter.requires_grad for parameter in module.parameters()),
+        tuple(len(group["params"]) for group in optimizer.param_groups),
+    )
 
 
 def placements(module: nn.Module, algorithm: Algorithm, cuts: Cuts, splits: Mapping[str, Split]) -> Placements:

@@ -72,6 +72,30 @@ class WatchedStep:
     batch: Any
     buffers_before: dict[str, Tensor]
 
+    @property
+    def split(self) -> Split:
+        """Whose is what at the client's own cut."""
+        return self.splits[self.cut]
+
+    def cross(self, carrier: LinkCarrier) -> None:
+        """Let cross what was held back."""
+        carrier.send_beside(self.batch, self.split)
+        places = sorted(self.split.form.tensors)
+        self.carrier.cross(carrier, tuple(places.index(place) for place in self.split.smashed))
+
+
+def pass_through(
+    module: pl.LightningModule, split: Split, carrier: LinkCarrier, batch: object, forward: Callable[[], Any]
+) -> Any:
+    """Run a forward pass whose split is known; returns what the step returned."""
+    carrier.send_beside(batch, split)
+    hook = PassHook(module, split.cut, split.smashed)
+    with hook.forward(carrier):
+        output = forward()
+    if output is not None:  # a step that is skipped may be skipped before the cut
+        hook.check_visits()
+    return output
+
 
 def watched_step(
     module: pl.LightningModule,

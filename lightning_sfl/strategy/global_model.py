@@ -143,7 +143,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
         """Put the module's weights and buffers back if what is done here fails."""
         try:
             yield
-        except Exception:
+        except Exception:  # whatever it was, it is raised again
             put_back(self._module, self._before)
             raise
 

@@ -282,9 +282,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         keeps_state = self.client_optimizer_state is ClientOptimizerState.KEEP
         announce(self._loader, self.algorithm.name, self._module, keeps_state=keeps_state)
         self._parties = PartySteps(self._trainer)
-        self._shows_every_step = any(
-            isinstance(callback, WeightAveraging) for callback in getattr(self._trainer, "callbacks", [])
-        )
+        callbacks = getattr(self._trainer, "callbacks", [])
+        self._shows_every_step = any(isinstance(callback, WeightAveraging) for callback in callbacks)
         warn_of_long_schedules(self.lr_scheduler_configs, self._trainer.estimated_stepping_batches)
         self._loader.most_steps = self._trainer.num_training_batches
         self._resume()

@@ -130,7 +130,7 @@ def test_halt_passes_through_user_code_that_catches_exceptions():
     def careful_step():
         try:
             return module.training_step(VGG.batch(), 0)
-        except Exception:
+        except Exception:  # the careless user code that a halt must pass through
             return None
 
     assert halt(module, split, careful_step).smashed[0].shape == (4, 6, 8, 8)

@@ -161,7 +161,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
     for path in sorted(folder.glob("*.ckpt"), key=lambda path: -int(path.stem.split("=")[1])):
         try:
             torch.load(path, weights_only=True)
-        except Exception:
+        except Exception:  # a file cut short fails in many ways
             broken.append(path)
         else:
             return path, broken
