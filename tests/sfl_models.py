@@ -110,6 +110,32 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4))
 
 
+class Two(nn.Module):
+    """Gives two tensors of different shapes and takes one or both, with something between them that is no tensor."""
+
+    def __init__(self, wide: int, narrow: int) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.LazyLinear(wide), nn.LazyLinear(narrow)
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, given):
+        one, other = (given["wide"], given["narrow"][0]) if isinstance(given, dict) else (given, given)
+        return {"wide": self.drop(self.wide(one + other.mean(-1, True))), "kind": "two", "narrow": [self.narrow(other)]}
+
+
+class Twins(nn.Module):
+    """Two tensors run side by side from one part to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = Two(8, 5), Two(6, 7), Two(4, 3)
+        self(torch.zeros(1, 3, 8, 8))
+
+    def forward(self, images):
+        last = self.third(self.second(self.first(images.flatten(1))))
+        return last["wide"] * last["narrow"][0].sum(-1, True)
+
+
 def gpt2(*, tied: bool = False) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -249,7 +275,22 @@ BERT = Kind(
     ("model.bert.embeddings", "model.bert.encoder.layer.0", "model.bert.encoder", "model.bert"),
     HuggingFace,
 )
-KINDS = (RESNET, VGG, MLP, GPT2, LLAMA, BERT)
+TWINS = Kind("twins", Twins, ("model.first", "model.second"))
+KINDS = (RESNET, VGG, MLP, GPT2, LLAMA, BERT, TWINS)
+
+TIED_GPT2 = dataclasses.replace(GPT2, name="tied gpt2", make=lambda: gpt2(tied=True), server_inputs=())
+U_SHAPES = (
+    (TIED_GPT2, ("model.transformer.h.0", "model.transformer.ln_f")),
+    (TIED_GPT2, ("model.transformer.drop", "model.transformer")),
+    (RESNET, ("model.0", "model.2")),
+    (VGG, ("model.1", "model.9")),
+    (MLP, ("model.1", "model.3")),
+    (dataclasses.replace(LLAMA, server_inputs=()), ("model.model.layers.0", "model.model.norm")),
+    (BERT, ("model.bert.embeddings", "model.bert.encoder")),
+    (BERT, ("model.bert.encoder.layer.0", "model.bert")),
+    (TWINS, ("model.first", "model.second")),
+)
+"""Kinds with two cuts, where labels and tied weights stay with the client."""
 
 
 def sgd(parameters) -> torch.optim.Optimizer:

@@ -101,7 +101,16 @@ class Run:
             return training_step(module, batch)
 
     def search(self) -> Search:
-        """The model, searched for cuts on a few records of the training set."""
+        """The model, searched for cuts on a few records of the training set.
+
+        Raises:
+            ValueError: The strategy has two cuts.
+        """
+        if isinstance(self.strategy.cut, tuple):
+            raise ValueError(
+                f"cut={self.strategy.cut!r}: plan, audit and tradeoff take single cuts; a U-shape's costs and leaks are"
+                " not measured yet. Override it with --trainer.strategy.init_args.cut null."
+            )
         module = self._precision.convert_module(self.model)
         batch = self.first_batch(most=4)
         return search(module, batch, server_inputs=self.strategy.server_inputs, step=self.step)

@@ -26,8 +26,9 @@ def recipes_command(args: list[str]) -> None:
         parser.error(f"output={str(target)!r} exists already; give another file with --output.")
     if not target.parent.is_dir():
         parser.error(f"output={str(target)!r}: there is no folder {str(target.parent)!r}.")
-    target.write_text(found[chosen.name].read_text(encoding="utf-8"), encoding="utf-8")
-    print(f"Wrote {target}. Run it with: lightning-sfl tradeoff --config {target} --output runs/{target.stem}")
+    text = found[chosen.name].read_text(encoding="utf-8")
+    target.write_text(text, encoding="utf-8")
+    print(f"Wrote {target}. Run it with: {_command(text).replace(f'recipes/{chosen.name}.yaml', str(target))}")
 
 
 def _find(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
@@ -43,3 +44,8 @@ def _find(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
 def _purpose(text: str) -> str:
     """The first comment line of a recipe."""
     return text.splitlines()[0].lstrip("# ")
+
+
+def _command(text: str) -> str:
+    """The first command that a recipe's header names."""
+    return next(line.partition("Run:")[2].strip() for line in text.splitlines() if line.startswith("# Run:"))

@@ -75,12 +75,17 @@ def find_cuts(
 
 
 def search(
-    module: nn.Module, batch: object, *, server_inputs: Sequence[str] = (), step: Step | None = None
+    module: nn.Module,
+    batch: object,
+    *,
+    server_inputs: Sequence[str] = (),
+    step: Step | None = None,
+    last: str | None = None,
 ) -> "Search":
-    """Watch one step on a copy of ``module``, to be asked about its cuts afterwards."""
+    """Watch one step on a copy of ``module``, to be asked about its cuts afterwards; the first ones, given a last."""
     check_server_inputs(batch, server_inputs)
     record_count(batch)  # raises if the batch holds no tensor
-    return Search(module, batch, tuple(server_inputs), step or training_step)
+    return Search(module, batch, tuple(server_inputs), step or training_step, last)
 
 
 def check_server_inputs(batch: object, server_inputs: Sequence[str]) -> None:
@@ -95,11 +100,14 @@ def check_server_inputs(batch: object, server_inputs: Sequence[str]) -> None:
 class Search:
     """One watched step on a copy, and what it says of every cut."""
 
-    def __init__(self, module: nn.Module, batch: object, server_inputs: tuple[str, ...], step: Step) -> None:
+    def __init__(
+        self, module: nn.Module, batch: object, server_inputs: tuple[str, ...], step: Step, last: str | None
+    ) -> None:
         self._module = copied_module(module)
         self._batch = copied_batch(batch)
         self._server_inputs = server_inputs
         self._step = step
+        self._last = last
         self._names = [name for name, _ in self._module.named_modules() if name]
         self._found: dict[str, Split | CutError] = {}
         with _traceless(self._module):
@@ -116,8 +124,9 @@ class Search:
         Raises:
             CutError: It is not a valid cut; the message says why.
         """
-        if name not in self._names:
-            raise unknown_submodule(self._module, name)
+        for known in (name, self._last or name):
+            if known not in self._names:
+                raise unknown_submodule(self._module, known)
         if name not in self._found:
             try:
                 self._found[name] = self._verified(name)
@@ -162,7 +171,7 @@ class Search:
         try:
             self.split(name)
         except CutError as error:
-            raise CutError(f"{error} {valid_cuts_text(self.cuts())}") from None
+            raise CutError(f"{error} {valid_cuts_text(self.cuts(), self._last)}") from None
         return self._describe([name])
 
     def _in_order(self) -> list[str]:
@@ -171,8 +180,9 @@ class Search:
         return sorted(visited, key=lambda name: self._flow.visits[name][-1].left)
 
     def _verified(self, name: str) -> Split:
-        split = split_at(self._flow, name, self._module, named_tensors(self._batch), self._server_inputs)
-        wrong = autograd_disagreement(self._module, split, self._loss, self._flow.gates[name])
+        batch = named_tensors(self._batch)
+        split = split_at(self._flow, name, self._module, batch, self._server_inputs, self._last)
+        wrong = autograd_disagreement(self._module, split, self._loss, self._flow.gates)
         if wrong is None:
             with _traceless(self._module) as again:
                 try:
@@ -240,11 +250,12 @@ def unknown_submodule(module: nn.Module, cut: str) -> CutError:
     )
 
 
-def valid_cuts_text(cuts: Sequence[Cut], most: int = 20) -> str:
-    """The valid cuts as the end of an error message."""
+def valid_cuts_text(cuts: Sequence[Cut], last: str | None = None, most: int = 20) -> str:
+    """The valid cuts (of a U-shape: the valid first ones) as the end of an error message."""
     names = [repr(cut.name) for cut in cuts[:most]]
-    rest = f" and {len(cuts) - most} more (find_cuts lists them)" if len(cuts) > most else ""
-    return f"Valid cuts are {', '.join(names)}{rest}."
+    rest = f" and {len(cuts) - most} more" + (" (find_cuts lists them)" if last is None else "")
+    which = "Valid cuts" if last is None else f"With {last!r} as the last one, valid first cuts"
+    return f"{which} are {', '.join(names)}{rest if len(cuts) > most else ''}."
 
 
 def default_cut(cuts: Sequence[Cut]) -> Cut:

@@ -5,11 +5,14 @@ pass    one forward for both sides: the smashed data go through a carrier (the l
 halt    a client alone: the program stops at the cut; the client calls backward later with the cut gradient.
 inject  the server alone: what ran before the cut is replaced by its shape, private inputs are blank, and the cut module
         returns what was received.
+
+In a U-shape the server's program is injected at the first cut and halts at the second; the client's runs through, with
+the server as one autograd operation between the cuts.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -24,30 +27,30 @@ from lightning_sfl.random_state import RandomState
 
 
 class Carrier(Protocol):
-    """What takes tensors across the cut."""
+    """What takes tensors across a cut."""
 
-    def up(self, smashed: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Take the smashed data to the server and return what arrives there."""
+    def carry(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Take tensors to the other side and return what arrives there."""
         ...
 
-    def down(self, cut_gradient: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-        """Take the cut gradient to the client and return what arrives; None where nothing depends on a tensor."""
+    def carry_back(self, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """Take their gradients back and return what arrives; None where nothing depends on a tensor."""
         ...
 
 
 class _Cross(torch.autograd.Function):
-    """Crossing the cut, as one operation: forward up the link, backward down it."""
+    """Crossing a cut, as one operation: forward over the link, and backward over it again."""
 
     @staticmethod
-    def forward(ctx: Any, carrier: Carrier, *smashed: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, carrier: Carrier, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.carrier = carrier
         ctx.set_materialize_grads(False)
         # A detached alias, so that an in-place operation behind the cut is recorded behind this one.
-        return tuple(tensor.detach() for tensor in carrier.up(smashed))
+        return tuple(tensor.detach() for tensor in carrier.carry(tensors))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (None, *ctx.carrier.down(grads))
+        return (None, *ctx.carrier.carry_back(grads))
 
 
 class PassHook:
@@ -56,13 +59,13 @@ class PassHook:
     Args:
         module: The whole module.
         cut: Name of the cut module.
-        smashed: Places of the crossing tensors in the cut module's flattened output; None for all of them, in
+        crossing: Places of the crossing tensors in the cut module's flattened output; None for all of them, in
             a step that is watched to find out.
     """
 
-    def __init__(self, module: nn.Module, cut: str, smashed: Sequence[int] | None) -> None:
+    def __init__(self, module: nn.Module, cut: str, crossing: Sequence[int] | None) -> None:
         self.cut = cut
-        self.smashed = None if smashed is None else tuple(smashed)
+        self.crossing = None if crossing is None else tuple(crossing)
         self._module = module.get_submodule(cut)
         self._carrier: Carrier | None = None
         self._visits = 0
@@ -97,11 +100,9 @@ class PassHook:
         if self._visits > 1:
             return output  # counted, to be refused when the step has ended
         leaves, spec = tree_flatten(output)
-        places = self.smashed if self.smashed is not None else _tensor_places(leaves)
+        places = self.crossing if self.crossing is not None else _tensor_places(leaves)
         if not places:
-            raise CutError(
-                f"cut={self.cut!r}: the output of this module holds no tensor that could cross to the server."
-            )
+            raise CutError(f"cut={self.cut!r}: the output of this module holds no tensor that could cross.")
         for place, tensor in zip(places, _Cross.apply(self._carrier, *(leaves[p] for p in places)), strict=True):
             leaves[place] = tensor
         return tree_unflatten(leaves, spec)
@@ -114,28 +115,28 @@ def _tensor_places(leaves: Sequence[object]) -> tuple[int, ...]:
 class CutReached(BaseException):
     """Raised in halt mode when the cut module returns."""
 
-    def __init__(self, smashed: tuple[Tensor, ...]) -> None:
+    def __init__(self, crossing: tuple[Tensor, ...]) -> None:
         super().__init__("the cut was reached")
-        self.smashed = smashed
+        self.crossing = crossing
 
 
 @dataclasses.dataclass(frozen=True)
 class Halted:
-    """A client's half of a step, stopped at the cut.
+    """A part of a step, stopped at a cut.
 
     Attributes:
-        smashed: The crossing tensors, with the client's autograd graph.
+        smashed: The crossing tensors, with the autograd graph of the part.
         random_state: Torch's random state at the cut.
     """
 
     smashed: tuple[Tensor, ...]
     random_state: RandomState
 
-    def backward(self, cut_gradient: Sequence[Tensor | None]) -> None:
-        """Finish the client's half: backpropagate the cut gradient into the client's parameters."""
+    def backward(self, gradient: Sequence[Tensor | None]) -> None:
+        """Finish the part: backpropagate the crossing tensors' gradient into its parameters."""
         pairs = [
             (tensor, grad)
-            for tensor, grad in zip(self.smashed, cut_gradient, strict=True)
+            for tensor, grad in zip(self.smashed, gradient, strict=True)
             if grad is not None and tensor.requires_grad
         ]
         if pairs:
@@ -143,7 +144,7 @@ class Halted:
 
 
 def halt(module: nn.Module, split: Split, step: Callable[[], object]) -> Halted:
-    """Run the client's half of ``step`` alone.
+    """Run ``step`` until the cut: a client alone, in a U-shape its first part.
 
     Args:
         module: The whole module.
@@ -153,28 +154,31 @@ def halt(module: nn.Module, split: Split, step: Callable[[], object]) -> Halted:
     Raises:
         CutError: The step ended without visiting the cut module.
     """
+    return _halt_at(module, split.cut, split.smashed, step)
 
+
+def _halt_at(module: nn.Module, cut: str, places: Sequence[int], step: Callable[[], object]) -> Halted:
     def hook(_module: nn.Module, _inputs: object, output: object) -> None:
         if torch.is_grad_enabled():
             leaves = tree_flatten(output)[0]
-            raise CutReached(tuple(leaves[place] for place in split.smashed))
+            raise CutReached(tuple(leaves[place] for place in places))
 
-    handle = module.get_submodule(split.cut).register_forward_hook(hook)
+    handle = module.get_submodule(cut).register_forward_hook(hook)
     try:
         step()
     except CutReached as reached:
-        return Halted(reached.smashed, RandomState.capture())
+        return Halted(reached.crossing, RandomState.capture())
     finally:
         handle.remove()
-    raise CutError(f"cut={split.cut!r}: the training step ended without visiting this module.")
+    raise CutError(f"cut={cut!r}: the training step ended without visiting this module.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Injected:
-    """The server's half of a step.
+    """The server's part of a step.
 
     Attributes:
-        output: What the step returned.
+        output: What the step returned; in a U-shape a :class:`Halted`, the server's part stopped at the second cut.
         received: The received tensors, leaves of the server's graph; their ``grad`` is the cut gradient after backward.
     """
 
@@ -191,7 +195,7 @@ def inject(
     *,
     random_state: RandomState | None = None,
 ) -> Injected:
-    """Run the server's half of ``step`` alone, on what was received.
+    """Run the server's part of ``step`` alone, on what was received.
 
     Args:
         module: The whole module; weights the client owns are not read.
@@ -216,6 +220,55 @@ def inject(
         }
         return split.form.fill(tensors)
 
+    at_server = replace_tensors(batch, blank)
     with stubbed(module, split.stubs), replaced_forward(module.get_submodule(split.cut), cut_forward):
-        output = step(replace_tensors(batch, blank))
+        if split.back is None:
+            output = step(at_server)
+        else:
+            output = _halt_at(module, split.back.cut, split.back.outputs, lambda: step(at_server))
     return Injected(output, received)
+
+
+def run_around(module: nn.Module, split: Split, step: Callable[[], Any], server: Carrier) -> Any:
+    """Run the client's two parts of a U-shaped ``step``, with the server between them; returns what the step returned.
+
+    The server is one operation of the client's graph: the loss's backward pass hands it the gradient of what it gave,
+    and goes on with the cut gradient that comes back.
+
+    Args:
+        module: The whole module; weights the server owns are not read.
+        split: The split, with a second cut.
+        step: Runs the training step on the client's batch.
+        server: Takes the smashed data and gives the server's output; takes that one's gradient and gives the cut
+            gradient.
+
+    Raises:
+        CutError: The step ended without visiting both cut modules.
+    """
+    back = split.back
+    assert back is not None
+    smashed: list[Tensor] = []
+    returned: list[Tensor] = []
+
+    def leave(_module: nn.Module, _inputs: object, output: object) -> None:
+        if torch.is_grad_enabled():
+            leaves = tree_flatten(output)[0]
+            smashed.extend(leaves[place] for place in split.smashed)
+
+    def come_back(_module: nn.Module, _inputs: object, output: object) -> object:
+        if not torch.is_grad_enabled() or not smashed:
+            return output
+        leaves, spec = tree_flatten(output)
+        returned.extend(_Cross.apply(server, *smashed))
+        for place, tensor in zip(back.outputs, returned, strict=True):
+            leaves[place] = tensor
+        return tree_unflatten(leaves, spec)
+
+    with ExitStack() as stack:
+        stack.enter_context(stubbed(module, back.stubs))
+        stack.callback(module.get_submodule(split.cut).register_forward_hook(leave).remove)
+        stack.callback(module.get_submodule(back.cut).register_forward_hook(come_back).remove)
+        output = step()
+    if not returned:
+        raise CutError(f"cut={(split.cut, back.cut)!r}: the training step ended without visiting both modules.")
+    return output

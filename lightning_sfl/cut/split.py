@@ -3,29 +3,36 @@
 The client computes everything the cut module's output was computed from. The server computes everything that ran after
 the cut and, again, whatever ran before it and is needed there without having come through the cut: such values may
 stem from labels, masks and constants, never from what is private. Parameters belong to the side that reads them.
+
+With a second cut, the U-shape, the server computes the second module's output, and the client goes on from there to the
+loss: labels, and weights that both ends of the model read, stay with it.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from enum import Enum
 
-import torch
 from torch import Tensor, nn
 
+from lightning_sfl.cut.crossing import Crossing, crossing_tensors
 from lightning_sfl.cut.dataflow import Dataflow, LeafKind, OutputForm, Visit
 from lightning_sfl.cut.errors import CutError
 
 
-class Crossing(Enum):
-    """What a batch tensor is that crosses to the server beside the smashed data.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Return:
+    """The second cut of a U-shape, where the client takes over again.
 
-    A label meets nothing but the loss. A mask steers the server's layers and is no input of the model in itself. An
-    input is what the cut is to keep private; it crosses only where the user allows it.
+    Attributes:
+        cut: Name of the module that ends the server's part.
+        outputs: Places, in that module's flattened output, of the tensors that the client reads.
+        form: How that output is put together.
+        stubs: Modules the client replaces by their output shape when it runs alone: the server's.
     """
 
-    LABEL = "label"
-    MASK = "mask"
-    INPUT = "input"
+    cut: str
+    outputs: tuple[int, ...]
+    form: OutputForm
+    stubs: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +50,7 @@ class Split:
         crossing: Batch tensors that the server half reads, and as what they cross.
         private: Batch tensors that stay with the client.
         stubs: Modules the server replaces by their output shape when it runs alone: what ran before the cut only.
+        back: The second cut of a U-shape; None where the server computes the loss.
     """
 
     cut: str
@@ -55,6 +63,7 @@ class Split:
     crossing: dict[str, Crossing]
     private: tuple[str, ...]
     stubs: tuple[str, ...]
+    back: Return | None = None
 
 
 def split_at(
@@ -63,6 +72,7 @@ def split_at(
     module: nn.Module,
     batch: Mapping[str, Tensor],
     server_inputs: Sequence[str] = (),
+    last: str | None = None,
 ) -> Split:
     """Work out the split of a watched step at the module named ``cut``.
 
@@ -72,38 +82,39 @@ def split_at(
         module: The module that was watched.
         batch: The watched batch's tensors by name.
         server_inputs: Model inputs that may cross to the server all the same.
+        last: Name of the second cut module, for a U-shape.
 
     Raises:
         CutError: No valid split there; the message says why.
     """
     visit = _the_visit(flow, cut)
-    outputs = frozenset(node for node in visit.outputs if node is not None)
-    if not outputs:
-        raise CutError(f"cut={cut!r}: the output of this module holds no tensor that could cross to the server.")
-    client = flow.ancestors(outputs)
-    server = flow.ancestors([*_ends(flow, visit, client), *_late_reads(flow, visit)], outputs)
-    smashed = _read_outputs(flow, server, visit)
-    if not smashed or set(flow.loss) <= outputs:
-        raise CutError(f"cut={cut!r}: nothing behind this module is computed from its output, the server has no work.")
-    if not any(leaf.kind is LeafKind.BATCH for node, leaf in flow.leaves.items() if node in client):
-        raise CutError(f"cut={cut!r}: the output of this module is not computed from the batch.")
-    _check_paths_around(flow, cut, client, server)
-    _check_shared_parameters(flow, cut, client, server)
+    modules = [name for name, _ in module.named_modules()]
+    if last is None:
+        sides, where = _two_sides(flow, visit), f"cut={cut!r}"
+    else:
+        sides, where = _u_shape(flow, visit, _the_visit(flow, last)), f"cut={(cut, last)!r}"
+    smashed = _read_outputs(flow, sides.server, visit)
+    if not any(leaf.kind is LeafKind.BATCH for node, leaf in flow.leaves.items() if node in sides.before):
+        raise CutError(f"{where}: the output of {cut!r} is not computed from the batch.")
+    around = "this module" if last is None else repr(cut)
+    _check_paths_around(flow, f"{where}: a path leads around {around}", sides.before, sides.server)
+    client = sides.before | sides.after
+    _check_shared_parameters(flow, where, client, sides.server)
 
-    stubs = _stubs(flow, cut, visit, server, [name for name, _ in module.named_modules()])
-    crossing = _crossing(flow, cut, client, server, stubs, batch)
+    kept = {cut, *_around(cut)}
+    stubs = _stubs(flow, kept, modules, sides.server, since=0, until=visit.entered)
+    crossing = crossing_tensors(flow, visit, sides.before, sides.server, stubs, batch)
+    if last is not None:
+        crossing = _without_labels(flow, sides, crossing)
     forbidden = [name for name, kind in crossing.items() if kind is Crossing.INPUT and name not in server_inputs]
     if forbidden:
         raise CutError(
-            f"cut={cut!r}: the server half reads {_quoted(forbidden)}, an input of the model that the cut is to keep"
+            f"{where}: the server half reads {_quoted(forbidden)}, an input of the model that the cut is to keep"
             f" private (or labels equal to it). Cut elsewhere, or allow it with server_inputs={tuple(forbidden)!r}."
         )
-    if not flow.leaves_among(client, LeafKind.PARAMETER):
-        raise CutError(f"cut={cut!r}: no parameter is read before it, the client would have no model.")
-    whose = _Whose(
-        client={leaf.name for node, leaf in flow.leaves.items() if node in client and leaf.kind is not LeafKind.BATCH},
-        server={leaf.name for node, leaf in flow.leaves.items() if node in server and leaf.kind is not LeafKind.BATCH},
-    )
+    if not flow.leaves_among(sides.before, LeafKind.PARAMETER):
+        raise CutError(f"{where}: no parameter is read before it, the client would have no model.")
+    whose = _Whose(client=_held(flow, client), server=_held(flow, sides.server))
     parameters = [name for name, _ in module.named_parameters()]
     buffers = [name for name, _ in module.named_buffers()]
     return Split(
@@ -117,7 +128,89 @@ def split_at(
         crossing=crossing,
         private=tuple(name for name in batch if name not in crossing),
         stubs=stubs,
+        back=None if last is None else _return(flow, visit, _the_visit(flow, last), client, modules),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sides:
+    """Who computes which nodes: the client before the cut, the server, and the client again after a second cut."""
+
+    before: set[int]
+    server: set[int]
+    after: set[int] = dataclasses.field(default_factory=set)
+
+
+def _two_sides(flow: Dataflow, visit: Visit) -> _Sides:
+    """One cut: the server computes the loss.
+
+    Raises:
+        CutError: It has nothing to compute.
+    """
+    outputs = _nodes(visit)
+    before = flow.ancestors(outputs)
+    server = flow.ancestors([*_ends(flow, visit, before), *_reads(flow, visit.left)], outputs)
+    if not _read_outputs(flow, server, visit) or set(flow.loss) <= outputs:
+        raise CutError(
+            f"cut={visit.module!r}: nothing behind this module is computed from its output, the server has no work."
+        )
+    return _Sides(before, server)
+
+
+def _u_shape(flow: Dataflow, visit: Visit, last: Visit) -> _Sides:
+    """Two cuts: the server computes the second module's output from the first's, and the client the loss from that.
+
+    Raises:
+        CutError: The cuts do not lie one behind the other, or a path leads around the second.
+    """
+    where = f"cut={(visit.module, last.module)!r}"
+    outputs, returned = _nodes(visit), _nodes(last)
+    before = flow.ancestors(outputs)
+    after = flow.ancestors([*_ends(flow, last, before), *_reads(flow, last.left)], returned)
+    crossing = [last.outputs[place] for place in _read_outputs(flow, after, last)]
+    written = [node for node in flow.buffers_after if visit.left <= node < last.left]
+    reads = _reads(flow, visit.left, last.left)
+    server = flow.ancestors([*(node for node in crossing if node is not None), *written, *reads], outputs)
+    if not _read_outputs(flow, server, visit):
+        raise CutError(
+            f"{where}: nothing that ends with {last.module!r} is computed from the output of {visit.module!r}; the cuts"
+            " are in the wrong order, overlap, or end at the same tensor. Give the one that runs first, then a later."
+        )
+    if not flow.leaves_among(server, LeafKind.PARAMETER):
+        raise CutError(f"{where}: no parameter is read between them, the server would have no model.")
+    _check_paths_around(flow, f"{where}: a path leads around {last.module!r}", server, after)
+    return _Sides(before, server, after)
+
+
+def _without_labels(flow: Dataflow, sides: _Sides, crossing: Mapping[str, Crossing]) -> dict[str, Crossing]:
+    """What crosses in a U-shape, where what first meets the loss is to stay with the client like an input."""
+    labels = set(flow.leaves_among(sides.after, LeafKind.BATCH)) - set(flow.leaves_among(sides.before, LeafKind.BATCH))
+    masks = {name: Crossing.MASK if kind is Crossing.LABEL else kind for name, kind in crossing.items()}
+    return {name: Crossing.INPUT if name in labels else kind for name, kind in masks.items()}
+
+
+def _return(flow: Dataflow, visit: Visit, last: Visit, client: set[int], modules: list[str]) -> Return:
+    kept = {visit.module, *_around(visit.module), *_around(last.module)}
+    return Return(
+        cut=last.module,
+        outputs=_read_outputs(flow, client, last),
+        form=last.form,
+        stubs=_stubs(flow, kept, modules, client, since=visit.left, until=last.left),
+    )
+
+
+def _nodes(visit: Visit) -> frozenset[int]:
+    """The nodes of a cut module's output.
+
+    Raises:
+        CutError: There are none.
+    """
+    nodes = frozenset(node for node in visit.outputs if node is not None)
+    if not nodes:
+        raise CutError(
+            f"cut={visit.module!r}: the output of this module holds no tensor that could cross to the server."
+        )
+    return nodes
 
 
 def _ends(flow: Dataflow, visit: Visit, client: set[int]) -> list[int]:
@@ -144,9 +237,10 @@ def _the_visit(flow: Dataflow, cut: str) -> Visit:
     return visits[0]
 
 
-def _late_reads(flow: Dataflow, visit: Visit) -> list[int]:
-    """What Python read out of tensors behind the cut."""
-    return [read.node for read in flow.scalar_reads if read.time >= visit.left]
+def _reads(flow: Dataflow, since: int, until: int | None = None) -> list[int]:
+    """What Python read out of tensors from one time on, until another."""
+    reads = [read for read in flow.scalar_reads if read.time >= since]
+    return [read.node for read in reads if until is None or read.time < until]
 
 
 def _read_outputs(flow: Dataflow, server: set[int], visit: Visit) -> tuple[int, ...]:
@@ -155,108 +249,30 @@ def _read_outputs(flow: Dataflow, server: set[int], visit: Visit) -> tuple[int, 
     return tuple(place for place, node in enumerate(visit.outputs) if node is not None and node in read)
 
 
-def _check_paths_around(flow: Dataflow, cut: str, client: set[int], server: set[int]) -> None:
+def _check_paths_around(flow: Dataflow, what: str, near: set[int], far: set[int]) -> None:
     trained, fed = flow.from_parameters, flow.from_batch
-    if any(node not in flow.leaves and trained[node] and fed[node] for node in client & server):
+    if any(node not in flow.leaves and trained[node] and fed[node] for node in near & far):
         raise CutError(
-            f"cut={cut!r}: a path leads around this module (a residual connection, or a value kept from before it), so"
-            " what the server needs would not all cross here."
+            f"{what} (a residual connection, or a value kept from before it), so what is needed behind it would not all"
+            " cross there."
         )
 
 
-def _check_shared_parameters(flow: Dataflow, cut: str, client: set[int], server: set[int]) -> None:
+def _check_shared_parameters(flow: Dataflow, where: str, client: set[int], server: set[int]) -> None:
     shared = flow.leaves_among(client & server, LeafKind.PARAMETER)
     if shared:
         tied = [flow.aliases[name] for name in shared if len(flow.aliases[name]) > 1]
         if tied:
             names = "; ".join(" = ".join(map(repr, aliases)) for aliases in tied)
             raise CutError(
-                f"cut={cut!r}: both sides need the same weights, tied across the cut ({names}). Untie them, or keep"
-                " both ends with the client (a U-shape)."
+                f"{where}: both sides need the same weights, tied across the cut ({names}). Untie them, or keep"
+                " both ends with the client: cut=(first, last), a U-shape."
             )
         more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
         raise CutError(
-            f"cut={cut!r}: both sides read the same weights ({_quoted(shared[:3])}{more}). Where the loss holds a"
+            f"{where}: both sides read the same weights ({_quoted(shared[:3])}{more}). Where the loss holds a"
             " penalty on the weights, give it to the optimizer as weight_decay; else cut elsewhere."
         )
-
-
-def _crossing(
-    flow: Dataflow, cut: str, client: set[int], server: set[int], stubs: Sequence[str], batch: Mapping[str, Tensor]
-) -> dict[str, Crossing]:
-    """Which batch tensors the server half reads, and as what."""
-    visit = _the_visit(flow, cut)
-    by_client = set(flow.leaves_among(client, LeafKind.BATCH))
-    by_server = set(flow.leaves_among(server, LeafKind.BATCH))
-    inputs = _model_inputs(flow, client, batch) & by_client
-    # A mask that Python looked at before the cut steers the program on both sides, unless the server skips that module.
-    skipped = {cut, *stubs}
-    early = [read.node for read in flow.scalar_reads if read.time < visit.left and not read.modules & skipped]
-    looked_at = {name for name in flow.leaves_among(flow.ancestors(early), LeafKind.BATCH) if name not in inputs}
-    masks = by_client | (looked_at - by_server) | _steering(flow, server)
-    by_server |= looked_at
-    crossing: dict[str, Crossing] = {}
-    for name in batch:
-        if name not in by_server:
-            continue
-        if name in inputs or any(_gives_away(batch[name], batch[other]) for other in inputs if other != name):
-            crossing[name] = Crossing.INPUT
-        else:
-            crossing[name] = Crossing.MASK if name in masks else Crossing.LABEL
-    return crossing
-
-
-def _steering(flow: Dataflow, server: set[int]) -> set[str]:
-    """The batch tensors from which the server computes something that goes on to meet weights: masks, not labels."""
-    trained, fed, sizes = flow.from_parameters, flow.from_batch, flow.sizes
-    found: set[str] = set()
-    for node in server:
-        # Single numbers are left out: a loss meets a penalty on the weights without steering any layer.
-        parents = [p for p in flow.parents[node] if sizes[p] > 1]
-        if any(trained[p] and not fed[p] for p in parents):
-            found.update(*(fed[p] for p in parents))
-    return found
-
-
-def _model_inputs(flow: Dataflow, client: set[int], batch: Mapping[str, Tensor]) -> set[str]:
-    """The batch tensors whose content the client half feeds to its weights: pixels, token ids.
-
-    Floating tensors count always. An integer or boolean one counts when it (or what was computed from it alone) meets
-    a parameter directly, as token ids meet an embedding; a mask meets activations.
-    """
-    trained, fed = flow.from_parameters, flow.from_batch
-    found = {name for name, tensor in batch.items() if tensor.is_floating_point() or tensor.is_complex()}
-    for node in client:
-        parents = flow.parents[node]
-        if any(trained[p] and not fed[p] for p in parents):
-            for parent in parents:
-                if not trained[parent]:
-                    found |= fed[parent]
-    return found
-
-
-def _gives_away(label: Tensor, private: Tensor) -> bool:
-    """Whether a label is the private tensor itself, or that tensor shifted by one place along its last dimension.
-
-    Places that the label leaves out (-100, the ignored index) do not count.
-    """
-    if label.dtype != private.dtype or label.ndim != private.ndim or label.ndim == 0:
-        return False
-    return any(
-        _equal_where_kept(ours, theirs)
-        for ours, theirs in (
-            (label, private),
-            (label[..., :-1], private[..., 1:]),  # the next token, as long as the input
-            (label, private[..., 1:]),  # the next token, one shorter
-        )
-    )
-
-
-def _equal_where_kept(label: Tensor, private: Tensor) -> bool:
-    if label.shape != private.shape or label.numel() < 2:
-        return False
-    kept = label != -100
-    return bool(kept.any()) and torch.equal(label[kept], private[kept])
 
 
 class _Whose:
@@ -282,16 +298,28 @@ class _Whose:
         return False
 
 
-def _stubs(flow: Dataflow, cut: str, cut_visit: Visit, server: set[int], modules: list[str]) -> tuple[str, ...]:
-    """The outermost modules that ran before the cut only and whose work the server does not need."""
+def _held(flow: Dataflow, nodes: set[int]) -> set[str]:
+    """Names of the parameters and buffers among the nodes."""
+    return {leaf.name for node, leaf in flow.leaves.items() if node in nodes and leaf.kind is not LeafKind.BATCH}
+
+
+def _around(name: str) -> list[str]:
+    """The modules that a module lies in, the whole one first."""
+    parts = name.split(".")
+    return [".".join(parts[:depth]) for depth in range(len(parts))]
+
+
+def _stubs(
+    flow: Dataflow, kept: set[str], modules: list[str], needed: set[int], *, since: int, until: int
+) -> tuple[str, ...]:
+    """The outermost modules, but for those to be kept, that ran between two times only and do no work needed here."""
     stubs: list[str] = []
     for name in modules:
-        inside = cut == name or cut.startswith(name + ".") or name.startswith(cut + ".") or not name
-        if inside or any(name.startswith(stub + ".") for stub in stubs):
+        if name in kept or any(name.startswith(stub + ".") for stub in stubs):
             continue
         visits = flow.visits.get(name, [])
-        early = bool(visits) and all(visit.left <= cut_visit.entered for visit in visits)
-        if early and not any(node in server for visit in visits for node in range(visit.entered, visit.left)):
+        between = bool(visits) and all(since <= visit.entered and visit.left <= until for visit in visits)
+        if between and not any(node in needed for visit in visits for node in range(visit.entered, visit.left)):
             stubs.append(name)
     return tuple(stubs)
 

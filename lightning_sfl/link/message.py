@@ -40,6 +40,8 @@ class MessageKind(StrEnum):
     MASK = "mask"
     INPUT = "input"
     CUT_GRADIENT = "cut_gradient"
+    SERVER_OUTPUT = "server_output"
+    OUTPUT_GRADIENT = "output_gradient"
     BROADCAST = "broadcast"
     CLIENT_UPDATE = "client_update"
     OPTIMIZER_STATE = "optimizer_state"

@@ -18,6 +18,7 @@ from lightning_sfl.cut.find import unknown_submodule
 from lightning_sfl.data.loader import ClientLoader
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.optimizers import check_optimizer
+from lightning_sfl.strategy.cuts import Cuts
 
 
 def check_integer(name: str, value: object, *, least: int, or_none: bool = False) -> None:
@@ -67,7 +68,7 @@ def check_log(log: MessageLog | None) -> None:
         )
 
 
-def check_module(module: pl.LightningModule, trainer: pl.Trainer, cuts: Sequence[str]) -> None:
+def check_module(module: pl.LightningModule, trainer: pl.Trainer, cuts: Cuts) -> None:
     """Raise unless clients and server can train this module.
 
     Raises:
@@ -104,7 +105,7 @@ def check_module(module: pl.LightningModule, trainer: pl.Trainer, cuts: Sequence
             f"{name} holds compiled modules ({', '.join(map(repr, compiled))}), which ignore the hook at the cut"
             " silently. Train the module uncompiled."
         )
-    for cut in cuts:
+    for cut in [*cuts.names, *([] if cuts.last is None else [cuts.last])]:
         if cut not in dict(module.named_modules()):
             raise unknown_submodule(module, cut)
 
@@ -144,17 +145,21 @@ def check_one_loader(trainer: pl.Trainer) -> None:
         )
 
 
-def check_cut(cut: object, num_clients: int) -> str | dict[int, str] | None:
-    """Return ``cut`` if it is a module's name, one for every client, or None; else raise a ValueError."""
+def check_cut(cut: object, num_clients: int) -> str | tuple[str, str] | dict[int, str] | None:
+    """Return ``cut`` if it is a module's name, two, one for every client, or None; else raise a ValueError."""
     if cut is None or (isinstance(cut, str) and cut):
         return cut
+    if isinstance(cut, list | tuple) and len(cut) == 2 and all(isinstance(name, str) and name for name in cut):
+        if cut[0] == cut[1]:
+            raise ValueError(f"cut={cut!r}: the two cuts of a U-shape are different modules, the first one run first.")
+        return (cut[0], cut[1])
     if isinstance(cut, Mapping) and all(isinstance(name, str) and name for name in cut.values()):
         if set(cut) != set(range(num_clients)):
             raise ValueError(f"cut={cut!r} must name a cut for every client, 0 to {num_clients - 1}.")
         return dict(cut)
     raise ValueError(
-        f"cut={cut!r} is not accepted: give the name of a submodule, such as 'model.layer2', one for every client"
-        " ({client: name}), or None."
+        f"cut={cut!r} is not accepted: give the name of a submodule, such as 'model.layer2', two of them for a U-shape"
+        " (('first', 'last')), one for every client ({client: name}), or None."
     )
 
 

@@ -167,9 +167,7 @@ class ClientSteps:
             if not self._algorithm.uses_cut:
                 output = forward()
             elif (split := self._split_of.get((self.cuts.of(client), _form(args[0])))) is not None:
-                output = pass_through(
-                    self._module, split, self._carrier(batches, client, scale, split), args[0], forward
-                )
+                output = pass_through(self._module, self._carrier(batches, client, scale, split), args[0], forward)
             else:
                 output = self._run_watched(batches, client, scale, args[0], forward)
             if not self._presence.counts(output, client):
@@ -190,8 +188,8 @@ class ClientSteps:
         split = self.splits[cut]
         carrier = self._carrier(batches, client, 1.0, split)
         with self.federation.installed(client):
-            carrier.send_beside(batch, split)
-            carrier.up(halt(self._module, split, forward).smashed)
+            carrier.send_beside(batch)
+            carrier.carry(halt(self._module, split, forward).smashed)
 
     def _run_watched(
         self, batches: ClientBatches, client: int, scale: float, batch: object, forward: Callable[[], Any]
@@ -217,7 +215,7 @@ class ClientSteps:
     def _watch(self, client: int, batch: object, forward: Callable[[], Any]) -> WatchedStep | None:
         cut = self.cuts.of(client)
         assert cut is not None
-        return watched_step(self._module, cut, self.cuts.names, batch, self._server_inputs, forward)
+        return watched_step(self._module, cut, self.cuts, batch, self._server_inputs, forward)
 
     def _learn(self, watched: WatchedStep, step: int) -> None:
         """Note what a watched step showed."""
@@ -272,7 +270,7 @@ class ClientSteps:
         if not names:
             return {}
         with self._precision.train_step_context():
-            search = probe(self._module, batch, self._server_inputs)
+            search = probe(self._module, batch, self._server_inputs, self.cuts.last)
             return {name: search.cut(name).split for name in names}
 
     def state_dict(self) -> dict[str, Any] | None:
@@ -380,11 +378,11 @@ class ClientSteps:
 
     def _carrier(self, batches: ClientBatches, client: int, scale: float, split: Split) -> LinkCarrier:
         return LinkCarrier(
-            self._link,
+            link=self._link,
             client=client,
             round=batches.round,
             step=batches.step,
-            cut=split.cut,
+            split=split,
             gradient_scale=scale,
             origin=Origin(client, batches.indices[client]),
             loses_gradient=self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT),
@@ -392,7 +390,9 @@ class ClientSteps:
 
     def _backward(self, output: object, scale: float) -> None:
         loss = loss_of(output)
-        self._precision.backward(loss if scale == 1 else loss * scale, self._module, self._optimizer)
+        # In a U-shape the loss is the client's own; the server scales its gradient when that arrives.
+        own = scale == 1 or self.cuts.last is not None
+        self._precision.backward(loss if own else loss * scale, self._module, self._optimizer)
 
 
 def _form(batch: object) -> tuple[str, ...]:

@@ -11,6 +11,9 @@ from lightning_sfl.algorithms.placement import Algorithm, Placements
 from lightning_sfl.cut.errors import CutError
 from lightning_sfl.cut.split import Split
 
+Cut = str | tuple[str, str] | Mapping[int, str] | None
+"""As a user gives it: one for all clients, the two of a U-shape, one for every client, or none."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cuts:
@@ -20,25 +23,29 @@ class Cuts:
         num_clients: Registered clients.
         default: The cut of clients not named; None until it is chosen, or for an algorithm without a cut.
         by_client: The cuts of clients that are named.
+        last: The second cut of a U-shape, the same for all clients; the others are first cuts then.
     """
 
     num_clients: int
     default: str | None
     by_client: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    last: str | None = None
 
     @classmethod
-    def given(cls, cut: str | Mapping[int, str] | None, num_clients: int) -> "Cuts":
-        """What the user gave: one cut for all, one for every client, or None."""
+    def given(cls, cut: Cut, num_clients: int) -> "Cuts":
+        """What the user gave: one cut for all, two, one for every client, or None."""
         if cut is None or isinstance(cut, str):
             return cls(num_clients=num_clients, default=cut)
+        if isinstance(cut, tuple):
+            return cls(num_clients=num_clients, default=cut[0], last=cut[1])
         return cls.of_all([cut[client] for client in range(num_clients)])
 
     @classmethod
-    def of_all(cls, cuts: Sequence[str]) -> "Cuts":
+    def of_all(cls, cuts: Sequence[str], last: str | None = None) -> "Cuts":
         """One cut per client; the most frequent is kept as the default, so that many equal cuts cost nothing."""
         default = max(sorted(set(cuts)), key=list(cuts).count)
         named = {client: cut for client, cut in enumerate(cuts) if cut != default}
-        return cls(num_clients=len(cuts), default=default, by_client=named)
+        return cls(num_clients=len(cuts), default=default, by_client=named, last=last)
 
     def of(self, client: int) -> str | None:
         """Where a client cuts."""
@@ -46,7 +53,7 @@ class Cuts:
 
     @property
     def names(self) -> list[str]:
-        """All cuts in use."""
+        """All cuts in use, but for the last one of a U-shape."""
         default = [] if self.default is None or len(self.by_client) == self.num_clients else [self.default]
         return sorted({*default, *self.by_client.values()})
 

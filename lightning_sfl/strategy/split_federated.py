@@ -62,8 +62,10 @@ class SplitFederatedStrategy(GlobalModelStrategy):
 
     Args:
         cut: Name of the module that ends the clients' half, such as ``"model.layer2"``; ``find_cuts`` lists the valid
-            ones. Or one for every client, ``{client: name}``. None takes, of the first half of the valid cuts, the one
-            with the least smashed data, and says which. Left out for ``algorithm="fedavg"``.
+            ones. Or one for every client, ``{client: name}``. Or two, ``("first", "last")``, for a U-shape: the server
+            computes what lies between, and the client goes on from there to the loss with labels that never leave it.
+            None takes, of the first half of the valid cuts, the one with the least smashed data, and says which. Left
+            out for ``algorithm="fedavg"``.
         num_clients: Registered clients.
         algorithm: ``"splitfed_shared"`` (one server model, stepped every step on the participants' weighted mean loss),
             ``"splitfed_v1"`` (a server replica per participant), ``"splitfed_v2"`` (one server model, stepped client by
@@ -100,7 +102,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
     def __init__(
         self,
         *,
-        cut: str | dict[int, str] | None = None,
+        cut: str | tuple[str, str] | dict[int, str] | None = None,
         num_clients: int = 10,
         algorithm: str = "splitfed_shared",
         partition: str | list[list[int]] | Partition = "iid",
@@ -190,7 +192,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
     def setup(self, trainer: pl.Trainer) -> None:
         if self._fitting:
             check_precision(self.precision_plugin)
-            check_module(self._module, trainer, Cuts.given(self.cut, self.num_clients).names)
+            check_module(self._module, trainer, Cuts.given(self.cut, self.num_clients))
             check_log(self.message_log)
         super().setup(trainer)
         if self._fitting:
@@ -267,7 +269,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
                 raise ValueError(f"Allocation(cut=...) does not go with algorithm={self.algorithm.name!r}.")
             for name in sorted(set(allocation.cut) - {name for name, _ in self._module.named_modules()}):
                 raise unknown_submodule(self._module, name)
-            self._steps.allocate(Cuts.of_all(allocation.cut), self._loader.next_round)
+            self._steps.allocate(Cuts.of_all(allocation.cut, self._steps.cuts.last), self._loader.next_round)
         if allocation.batch_size is not None:
             self._loader.allocate([int(size) for size in allocation.batch_size])
 

@@ -94,6 +94,14 @@ def test_another_strategy_is_refused_by_name(tmp_path, capsys):
     assert "SplitFederatedStrategy" in said
 
 
+def test_two_cuts_are_refused_by_name(tmp_path, capsys):
+    recipe = quick(**{"trainer.strategy.init_args.cut": ["stem", "block2"]})
+
+    said = refusal(["plan", "--config", write(tmp_path, recipe)], capsys)
+
+    assert "cut=('stem', 'block2'): plan, audit and tradeoff take single cuts" in said
+
+
 def test_the_registered_name_of_the_strategy_will_do(tmp_path, capsys):
     recipe = quick(**{"trainer.strategy": "split_federated"})
 

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from lightning_sfl import CutError, MessageLog, SplitFederatedStrategy, find_cuts
-from lightning_sfl.cut.split import Crossing
+from lightning_sfl.cut.crossing import Crossing
 from lightning_sfl.link.message import MessageKind
 
 # Labels that are the input shifted by one

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sfl import CutError, find_cuts
+from lightning_sfl.cut.crossing import Crossing
 from lightning_sfl.cut.find import default_cut, search
-from lightning_sfl.cut.split import Crossing
 
 
 class Step(nn.Module):

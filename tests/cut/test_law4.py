@@ -22,11 +22,11 @@ class KeepingCarrier:
         self.smashed: tuple[torch.Tensor, ...] = ()
         self.gradient: tuple[torch.Tensor | None, ...] = ()
 
-    def up(self, smashed):
+    def carry(self, smashed):
         self.smashed = tuple(tensor.clone() for tensor in smashed)
         return smashed
 
-    def down(self, cut_gradient):
+    def carry_back(self, cut_gradient):
         self.gradient = tuple(None if tensor is None else tensor.clone() for tensor in cut_gradient)
         return cut_gradient
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_sfl.cut.crossing import Crossing
 from lightning_sfl.cut.find import search
-from lightning_sfl.cut.split import Crossing, Split
+from lightning_sfl.cut.split import Split
 from lightning_sfl.cut.verify import autograd_disagreement, injection_disagreement
 
 
@@ -60,18 +61,18 @@ def test_parameters_on_the_wrong_side_are_named(checked):
     handle.remove()
     gate = gates[0]
     # The gate stands behind the norm here, so its own weights are reached from the gate's inputs.
-    assert autograd_disagreement(module, split, loss, [gate]) is None
+    assert autograd_disagreement(module, split, loss, {"norm": [gate]}) is None
     moved = dataclasses.replace(
         split,
         client_parameters=(*split.client_parameters, "b.weight"),
         server_parameters=tuple(name for name in split.server_parameters if name != "b.weight"),
     )
-    assert "reach ['b.weight'] from the loss without passing the cut" in autograd_disagreement(
-        module, moved, loss, [gate]
-    )
+    assert "reach ['b.weight'] without passing 'norm'" in autograd_disagreement(module, moved, loss, {"norm": [gate]})
     moved = dataclasses.replace(
         split,
         client_parameters=tuple(name for name in split.client_parameters if name != "a.bias"),
         server_parameters=(*split.server_parameters, "a.bias"),
     )
-    assert "reach ['a.bias'] from the cut, although the server" in autograd_disagreement(module, moved, loss, [gate])
+    assert "reach ['a.bias'] from 'norm', although the server" in autograd_disagreement(
+        module, moved, loss, {"norm": [gate]}
+    )

@@ -1,4 +1,5 @@
 import importlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import recipes
 from lightning_sfl.cli import main
 from recipes.cnn.digits import Digits
 from recipes.cnn.small_resnet import SmallResNet
+from recipes.llm.byte_text import ByteText
 
 ROOT = Path(recipes.__file__).parent
 RECIPES = sorted(ROOT.rglob("*.yaml"))
@@ -46,7 +48,9 @@ def test_the_header_names_purpose_and_commands(recipe):
     name = f"recipes/{recipe.relative_to(ROOT)}"
     assert len(header[0]) > 20  # a sentence, which `lightning-sfl recipes` lists
     assert "lightning-sfl" not in header[0]
-    assert any(f"lightning-sfl tradeoff --config {name} --output " in line for line in header)
+    run = [line for line in header if line.startswith("# Run:")]
+    assert len(run) == 1  # `lightning-sfl recipes NAME` repeats it
+    assert f" --config {name}" in run[0]
     assert any(f"lightning-sfl fit --config {name}" in line for line in header)
 
 
@@ -76,6 +80,39 @@ def test_model_and_data_of_the_recipe_explain_themselves(recipe):
     for path in class_paths(yaml.safe_load(recipe.read_text(encoding="utf-8"))):
         module, _, name = path.rpartition(".")
         assert getattr(importlib.import_module(module), name).__doc__
+
+
+def test_the_language_model_trains_in_a_u_shape(tmp_path):
+    """The recipe itself, cut down to 6 steps; a fresh process, as a user would run it.
+
+    A uniform guess over 256 bytes costs ln 256 = 5.55.
+    """
+    changes = ["--trainer.max_epochs=1", "--data.training_windows=192", "--data.validation_windows=32"]
+    logger = ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", f"--trainer.logger.save_dir={tmp_path}"]
+    command = [Path(sys.executable).parent / "lightning-sfl", "fit", "--config", str(ROOT / "llm/debug.yaml")]
+    subprocess.run([*command, *changes, *logger], check=True, capture_output=True, cwd=tmp_path)
+    (metrics,) = tmp_path.rglob("metrics.csv")
+    rows = metrics.read_text(encoding="utf-8").splitlines()
+    columns = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
+    assert float(columns["val_loss"]) < 5.2
+
+
+def test_text_is_windows_of_bytes_and_none_is_in_training_and_validation():
+    data = ByteText(batch_size=2, length=16, training_windows=20, validation_windows=10)
+    data.setup("fit")
+    batch = next(iter(data.val_dataloader()))
+    assert batch["input_ids"].shape == (10, 16)
+    assert batch["input_ids"].dtype == torch.int64
+    assert 0 <= int(batch["input_ids"].min()) <= int(batch["input_ids"].max()) < 256
+    assert torch.equal(batch["input_ids"], batch["labels"])
+    assert not set(data.training.indices) & set(data.validation.indices)
+    text = bytes(torch.cat([data.training[place]["input_ids"] for place in range(20)]).tolist()).decode()
+    assert "assert" in text  # the first of the pages is about that statement
+
+
+def test_more_windows_than_the_text_has_are_refused():
+    with pytest.raises(ValueError, match="training_windows=1000000 and validation_windows=128 are more than the text"):
+        ByteText(training_windows=10**6).setup("fit")
 
 
 @pytest.fixture(scope="module")

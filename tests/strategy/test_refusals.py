@@ -44,9 +44,11 @@ def refused(module, loader, error, message, *, trainer_options=None, **options):
         ({"partition": "iid:3"}, "'iid' takes no number"),
         ({"partition": "random"}, "partition='random' is not known. Accepted are 'iid', 'dirichlet:ALPHA'"),
         ({"partition": 7}, "partition=7 is not accepted"),
-        ({"cut": 3}, "cut=3 is not accepted: give the name of a submodule, such as 'model.layer2', one for every"),
+        ({"cut": 3}, "cut=3 is not accepted: give the name of a submodule, such as 'model.layer2', two of"),
         ({"cut": ""}, "cut='' is not accepted: give the name of a submodule"),
-        ({"cut": ("a", "b")}, r"cut=\('a', 'b'\) is not accepted: give the name of a submodule"),
+        ({"cut": ("a", "b", "c")}, r"cut=\('a', 'b', 'c'\) is not accepted: give the name of a submodule"),
+        ({"cut": ("a", "a")}, r"cut=\('a', 'a'\): the two cuts of a U-shape are different modules"),
+        ({"cut": ("a", "b"), "algorithm": "fedavg"}, r"cut=\('a', 'b'\) does not go with algorithm='fedavg'"),
         ({"server_inputs": "labels"}, r"server_inputs='labels' is one name; give a sequence of names, \('labels',\)"),
     ],
 )
