@@ -95,6 +95,16 @@ class Shard:
         """Whether a backward pass has reached the party since it last stepped."""
         return any(parameter.grad is not None for parameter in self.parameters.values())
 
+    def gradients(self) -> dict[str, Tensor]:
+        """The party's gradients by name, as they are; not copies."""
+        return {name: own.grad for name, own in self.parameters.items() if own.grad is not None}
+
+    def put_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Put gradients of these names in place."""
+        for name, gradient in gradients.items():
+            if name in self.parameters:
+                self.parameters[name].grad = gradient.to(self.parameters[name].device)
+
     def drop_gradients(self) -> None:
         """Let go of the party's gradients."""
         for parameter in self.parameters.values():
@@ -131,17 +141,26 @@ class Participant:
         """Its parts by the party that steps them: the client, and the server on its behalf."""
         return (self.shard, self.replica)
 
-    def count(self, samples: int, scale: float) -> None:
-        """Count samples as processed, by a backward pass whose loss was multiplied by ``scale``.
+    @contextmanager
+    def installed(self, weight: float = 1.0) -> Iterator[None]:
+        """Put everything it owns in the module's place; gradients made meanwhile are added to its own.
 
-        What the server computes of the client's own is trained on the client's own mean loss. The client's half got
-        its gradient over the link, which took the scale out.
+        Args:
+            weight: What the loss is multiplied by before backward. It is taken out of the gradients of what the server
+                computes of the client's own, which are those of the client's own mean loss. The client's half gets its
+                gradient over the link, which takes the weight out.
         """
-        self.samples += samples
-        if scale != 1:
-            for parameter in self.replica.parameters.values():
-                if parameter.grad is not None:
-                    parameter.grad.div_(scale)
+        earlier = self.replica.gradients() if weight != 1 else {}
+        if earlier:
+            self.replica.drop_gradients()
+        with self.shard.installed(), self.replica.installed():
+            yield
+        if weight == 1:
+            return
+        for gradient in self.replica.gradients().values():
+            gradient.div_(weight)
+        made = self.replica.gradients()
+        self.replica.put_gradients({n: g.add_(made[n]) if n in made else g for n, g in earlier.items()})
 
     def is_finite(self) -> bool:
         """Whether all its weights, buffers and optimizer state are numbers."""

@@ -1,4 +1,8 @@
-"""Who takes part when, and how long an epoch is. A pure function of the step, so that a run can go on anywhere."""
+"""Who takes part when, and how long an epoch is. A pure function of the step, so that a run can go on anywhere.
+
+The steps that are counted here are optimizer steps. Where gradients are accumulated, one is made of several batches of
+every participant.
+"""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -54,7 +58,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def steps_per_epoch(self, client_sizes: Sequence[int], batch_size: int, *, drop_last: bool) -> int:
-        """Steps in which about as many samples are seen as there are."""
+        """Steps of one batch each in which about as many samples are seen as there are."""
 
     def order(self, round: int) -> tuple[int, ...]:
         """The participants of a round in an order drawn for it."""

@@ -115,10 +115,9 @@ class Federation:
                 self._exchange(self._global(moved), MessageKind.MOVED_LAYERS, ends, step, None, with_state=with_state)
 
     @contextmanager
-    def installed(self, client: int) -> Iterator[None]:
-        """Put everything a participant owns in the module's place."""
-        participant = self.participants[client]
-        with participant.shard.installed(), participant.replica.installed():
+    def installed(self, client: int, weight: float = 1.0) -> Iterator[None]:
+        """Put everything a participant owns in the module's place, for a loss multiplied by ``weight``."""
+        with self.participants[client].installed(weight):
             yield
 
     def global_weights(self) -> Tensors:
@@ -165,6 +164,10 @@ class Federation:
                 client: (found.samples, found.lost, *_together(_part(found.shard), _part(found.replica)))
                 for client, found in self.participants.items()
             },
+            "gradients": {
+                client: {**found.shard.gradients(), **found.replica.gradients()}
+                for client, found in self.participants.items()
+            },
             "kept": self._kept,
             "global": self._global(self._owned),
         }
@@ -195,6 +198,7 @@ class Federation:
             for shard, part in ((participant.shard, placement.client), (participant.replica, placement.replica)):
                 held, held_states = self._global(part)
                 shard.load({**held, **{name: tensors[name] for name in held if name in tensors}}, held_states | had)
+                shard.put_gradients(state["gradients"][client])
             self.participants[client] = participant
 
     def _new_participant(self, placement: Placement) -> Participant:

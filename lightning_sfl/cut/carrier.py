@@ -1,7 +1,9 @@
 """Carrying one client's smashed data and cut gradient over the link, and in a U-shape the server's output too."""
 
 import dataclasses
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from lightning_sfl.cut.batch import named_tensors
@@ -11,6 +13,7 @@ from lightning_sfl.link.log import Origin
 from lightning_sfl.link.message import SERVER, MessageKind, client_name
 
 Gradients = tuple[Tensor | None, ...]
+Send = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,8 +26,12 @@ class LinkCarrier:
         round: The round.
         step: The step.
         split: The split.
-        gradient_scale: What the server multiplies the loss by before backward. It is divided out of the cut gradient,
-            so that a client receives the gradient of its own mean loss.
+        server_scale: What the server's gradients are multiplied by: the client's weight, and the scale of the loss. It
+            is divided out of the cut gradient, so that what crosses is the gradient of the client's own mean loss.
+        client_scale: What the client's gradients are multiplied by, for a backward pass in the same range of numbers:
+            the scale of the loss.
+        widens: Whether gradients in half precision cross in single precision, where they were made with a loss scale:
+            most of them would be too small without it.
         origin: The records of the client's batch, for the truth file.
         loses_gradient: Whether the client is lost before the cut gradient comes back.
     """
@@ -34,7 +41,9 @@ class LinkCarrier:
     round: int
     step: int
     split: Split
-    gradient_scale: float
+    server_scale: float
+    client_scale: float = 1.0
+    widens: bool = False
     origin: Origin | None
     loses_gradient: bool = False
 
@@ -43,14 +52,36 @@ class LinkCarrier:
         return tuple(self.up(MessageKind.SMASHED, self.split.cut, by_place(tensors)).values())
 
     def carry_back(self, gradients: Gradients) -> Gradients:
-        """Send the cut gradient, freed from the loss's scale."""
+        """Send the cut gradient."""
         if self.loses_gradient:
             return tuple(None for _ in gradients)
-        own = (
-            gradients if self.gradient_scale == 1 else [g if g is None else g / self.gradient_scale for g in gradients]
+        return self.rescaled(
+            gradients,
+            self.server_scale,
+            self.client_scale,
+            lambda tensors: self.down(MessageKind.CUT_GRADIENT, self.split.cut, tensors),
         )
-        received = self.down(MessageKind.CUT_GRADIENT, self.split.cut, by_place(own))
-        return tuple(received.get(str(place)) for place in range(len(gradients)))
+
+    def rescaled(self, gradients: Gradients, here: float, there: float, send: Send) -> Gradients:
+        """Send gradients freed from the sender's scale, and give what arrives the receiver's.
+
+        Where the receiver puts back the very scale that was taken out, and the link changed nothing, it has the
+        gradient that there was: the two factors cancel, and are not rounded twice.
+        """
+        sent = {place: self._freed(gradient, here) for place, gradient in by_place(gradients).items()}
+        received = send(sent)
+
+        def scaled(place: str, gradient: Tensor) -> Tensor:
+            if received[place] is sent[place] and here == there:
+                return gradient
+            arrived = received[place] if there == 1 else received[place] * there
+            return arrived.to(gradient.dtype)
+
+        return tuple(g if g is None else scaled(str(place), g) for place, g in enumerate(gradients))
+
+    def _freed(self, gradient: Tensor, scale: float) -> Tensor:
+        wide = gradient.float() if self.widens and gradient.dtype == torch.float16 else gradient
+        return wide if scale == 1 else wide / scale
 
     def send_beside(self, batch: object) -> None:
         """Send what the server half reads of a batch besides the smashed data: labels, masks, allowed inputs."""
@@ -107,12 +138,15 @@ class ReturnCarrier:
 
     def carry_back(self, gradients: Gradients) -> Gradients:
         """Send its gradient."""
-        received = self.line.up(MessageKind.OUTPUT_GRADIENT, self._cut, by_place(gradients))
-        found = [received.get(str(place)) for place in range(len(gradients))]
-        scale = self.line.gradient_scale
-        return tuple(found if scale == 1 else [g if g is None else g * scale for g in found])
+        line = self.line
+        return line.rescaled(
+            gradients,
+            line.client_scale,
+            line.server_scale,
+            lambda tensors: line.up(MessageKind.OUTPUT_GRADIENT, self._cut, tensors),
+        )
 
 
-def by_place(tensors: Gradients | list[Tensor | None]) -> dict[str, Tensor]:
+def by_place(tensors: Gradients) -> dict[str, Tensor]:
     """Tensors named by their place; places that hold none are left out."""
     return {str(place): tensor for place, tensor in enumerate(tensors) if tensor is not None}

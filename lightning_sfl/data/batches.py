@@ -15,7 +15,8 @@ class ClientBatches:
         round: The round the step belongs to.
         step: The step, counted over the whole run.
         participants: The clients that take part in the round; sequential algorithms have one at a time in a step.
-        closes_round: Whether it is the last step of its round.
+        begins_optimizer_step: Whether it is the first of the steps whose gradients one optimizer step is made of.
+        closes_round: Whether that optimizer step is the last of its round.
     """
 
     batches: dict[int, Any]
@@ -23,6 +24,7 @@ class ClientBatches:
     round: int
     step: int
     participants: tuple[int, ...]
+    begins_optimizer_step: bool
     closes_round: bool
 
     def __iter__(self) -> Iterator[int]:

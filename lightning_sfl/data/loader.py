@@ -30,6 +30,7 @@ class ClientLoader:
         schedule: Who takes part when.
         batch_size: Samples per client and step.
         seed: The seed of the clients' orders.
+        accumulates: Steps whose gradients one optimizer step is made of; the schedule counts optimizer steps.
 
     Attributes:
         most_steps: Steps after which whoever asks for them leaves off an epoch, as `limit_train_batches` makes a
@@ -38,18 +39,26 @@ class ClientLoader:
     """
 
     def __init__(
-        self, loader: DataLoader[Any], parts: list[Indices], schedule: Schedule, *, batch_size: int, seed: int
+        self,
+        loader: DataLoader[Any],
+        parts: list[Indices],
+        schedule: Schedule,
+        *,
+        batch_size: int,
+        seed: int,
+        accumulates: int,
     ) -> None:
         self._dataset = loader.dataset
         self.drop_last = loader.drop_last
         self.parts = parts
         self.schedule = schedule
         self.batch_size = batch_size
+        self.accumulates = accumulates
         self.most_steps = math.inf
         self.random_state: RandomState | None = None
         self._allocated: list[int] | None = None
         self._is_resumed = False
-        self._plan = BatchPlan(loader, parts, schedule, batch_size=batch_size, seed=seed)
+        self._plan = BatchPlan(loader, parts, schedule, batch_size=batch_size, seed=seed, accumulates=accumulates)
         self._loader: DataLoader[Any] = DataLoader(
             SeededSamples(loader.dataset, seed) if loader.num_workers > 0 else loader.dataset,
             batch_sampler=self._plan,
@@ -137,8 +146,7 @@ class ClientLoader:
     @property
     def next_round(self) -> int:
         """The first round of which no step was delivered."""
-        step = self._plan.delivered_steps
-        return self.schedule.turn(step - 1).round + 1 if step > 0 else 0
+        return self._plan.next_round
 
     def allocate(self, batch_sizes: list[int]) -> None:
         """Give every client another batch size from the next round on."""
@@ -147,8 +155,8 @@ class ClientLoader:
     def _deliver(self, fetched: Iterator[Any]) -> Iterator[ClientBatches]:
         for _ in range(len(self) - self._plan.epoch_steps):
             step = self._plan.delivered_steps
-            turn = self.schedule.turn(step)
-            if self._allocated is not None and (step == 0 or self.schedule.turn(step - 1).closes_round):
+            turn, begins = self._plan.next_turn(), self._plan.begins_optimizer_step
+            if self._allocated is not None and self._plan.begins_round:
                 self._plan.allocate(self._allocated)
                 self._allocated = None
                 fetched = self._traceless_iterator()
@@ -166,6 +174,7 @@ class ClientLoader:
                 round=turn.round,
                 step=step,
                 participants=turn.participants,
+                begins_optimizer_step=begins,
                 closes_round=turn.closes_round,
             )
 
@@ -181,6 +190,7 @@ class ClientLoader:
     def go_on_after(self, earlier: "ClientLoader") -> None:
         """Take the place of a loader whose data were reloaded: steps and rounds go on, passes begin anew."""
         self._plan.delivered_steps = earlier._plan.delivered_steps
+        self._plan.optimizer_steps = earlier._plan.optimizer_steps
 
     def state_dict(self) -> dict[str, Any]:
         """Delivered steps, how far every client is, and the epoch at hand, as tensors and plain Python."""
@@ -218,6 +228,7 @@ def client_loader(
     batch_size: int | None,
     schedule: Schedule,
     seed: int,
+    accumulates: int = 1,
 ) -> ClientLoader:
     """Deal the samples of the user's training loader out to the clients.
 
@@ -228,6 +239,7 @@ def client_loader(
         batch_size: Samples per client and step; None takes the loader's.
         schedule: Who takes part when.
         seed: The seed of partition and orders.
+        accumulates: Steps whose gradients one optimizer step is made of.
 
     Raises:
         ValueError: The loader is not one whose samples can be dealt out, or the partition cannot be made.
@@ -245,7 +257,14 @@ def client_loader(
     if empty := [client for client, part in enumerate(parts) if len(part) == 0]:
         raise ValueError(f"partition={partition!r} gave clients {empty} no sample; every client needs one.")
     assert plain.batch_size is not None
-    return ClientLoader(plain, parts, schedule, batch_size=batch_size or plain.batch_size, seed=seed)
+    return ClientLoader(
+        plain,
+        parts,
+        schedule,
+        batch_size=batch_size or plain.batch_size,
+        seed=seed,
+        accumulates=accumulates,
+    )
 
 
 def _labels(loader: DataLoader[Any]) -> Callable[[], Indices]:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from lightning_sfl.data.order import ClientOrder, Progress
 from lightning_sfl.data.partition import Indices
 from lightning_sfl.data.seeded import Sample
-from lightning_sfl.schedule import Schedule
+from lightning_sfl.schedule import Schedule, Turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,8 @@ class BatchPlan:
         schedule: Who takes part when.
         batch_size: Samples per client and step.
         seed: The seed of the clients' orders.
+        accumulates: Steps whose gradients one optimizer step is made of. The schedule counts optimizer steps; an epoch
+            begins with a new one, however many steps the last of the epoch before had.
 
     Attributes:
         starts_over: Whether every client begins a new pass with every epoch, as a plain loader does; else passes carry
@@ -50,6 +52,7 @@ class BatchPlan:
         *,
         batch_size: int,
         seed: int,
+        accumulates: int,
     ) -> None:
         size = len(cast(Sized, loader.dataset))
         assert loader.batch_size is not None
@@ -69,7 +72,9 @@ class BatchPlan:
         )
         sizes = [len(part) for part in parts]
         self.steps_per_epoch = schedule.steps_per_epoch(sizes, batch_size, drop_last=loader.drop_last)
+        self._accumulates = accumulates
         self.delivered_steps = 0
+        self.optimizer_steps = 0
         self.epoch_steps = 0
         self.starts_over = False
         self.batch_sizes: Sequence[int] | None = None
@@ -107,14 +112,38 @@ class BatchPlan:
 
     def __iter__(self) -> Iterator[list[int] | list[Sample]]:
         self._order.draw_epoch()
-        for step in range(self.delivered_steps, self.delivered_steps + self.steps_per_epoch - self.epoch_steps):
-            clients = self._schedule.turn(step).clients
+        before = self._optimizer_steps_before_epoch
+        for place in range(self.epoch_steps, self.steps_per_epoch):
+            clients = self._schedule.turn(before + place // self._accumulates).clients
             for client in clients:
                 indices = self._order.next_batch(client)
                 progress = self._order.progress(client)
                 self._planned.append(_Planned(client, indices, progress, last_of_step=client == clients[-1]))
                 samples: list[int] = indices.tolist()
                 yield [Sample(client, progress.passes, index) for index in samples] if self._in_workers else samples
+
+    @property
+    def begins_optimizer_step(self) -> bool:
+        """Whether the next step is the first of those that one optimizer step is made of."""
+        return self.epoch_steps % self._accumulates == 0
+
+    def next_turn(self) -> Turn:
+        """The turn of the optimizer step that the next step belongs to."""
+        return self._schedule.turn(self.optimizer_steps - (not self.begins_optimizer_step))
+
+    @property
+    def next_round(self) -> int:
+        """The first round of which no step was delivered."""
+        return self._schedule.turn(self.optimizer_steps - 1).round + 1 if self.optimizer_steps > 0 else 0
+
+    @property
+    def begins_round(self) -> bool:
+        """Whether the next step is the first of a round."""
+        return self.begins_optimizer_step and self.next_turn().round == self.next_round
+
+    @property
+    def _optimizer_steps_before_epoch(self) -> int:
+        return self.optimizer_steps - -(-self.epoch_steps // self._accumulates)
 
     def deliver(self) -> tuple[int, Indices, bool]:
         """Note that the next planned batch was delivered.
@@ -124,14 +153,16 @@ class BatchPlan:
         """
         planned = self._planned.popleft()
         self._progress[planned.client] = planned.progress
+        self.optimizer_steps += planned.last_of_step and self.begins_optimizer_step
         self.delivered_steps += planned.last_of_step
         self.epoch_steps += planned.last_of_step
         return planned.client, planned.indices, planned.last_of_step
 
     def state_dict(self) -> dict[str, Any]:
-        """Delivered steps, how far every client is, and the epoch at hand; tensors and plain Python."""
+        """Steps delivered and optimizer steps begun, how far every client is, the epoch at hand; as plain data."""
         return {
             "delivered_steps": self.delivered_steps,
+            "optimizer_steps": self.optimizer_steps,
             "progress": {
                 client: (found.passes, torch.from_numpy(found.left)) for client, found in self._progress.items()
             },
@@ -143,6 +174,7 @@ class BatchPlan:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.delivered_steps = state["delivered_steps"]
+        self.optimizer_steps = state["optimizer_steps"]
         self._progress = {
             client: Progress(passes, left.numpy()) for client, (passes, left) in state["progress"].items()
         }

@@ -15,9 +15,11 @@ def announce(loader: ClientLoader, algorithm: str, module: nn.Module, *, keeps_s
     sizes = [len(part) for part in loader.parts]
     schedule = loader.schedule
     effective = schedule.clients_per_round * sum(min(size, loader.batch_size) for size in sizes) / len(sizes)
+    effective *= loader.accumulates
+    batches = "" if loader.accumulates == 1 else f" in {loader.accumulates} steps"
     rank_zero_info(
         f"split_federated: {algorithm}, {len(sizes)} clients ({schedule.clients_per_round} per round) with"
-        f" {min(sizes)} to {max(sizes)} samples; effective batch {effective:g}, {len(loader)} steps per epoch."
+        f" {min(sizes)} to {max(sizes)} samples; effective batch {effective:g}{batches}, {len(loader)} steps per epoch."
     )
     if (small := sum(size < loader.batch_size for size in sizes)) > 0:
         rank_zero_info(

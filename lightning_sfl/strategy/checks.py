@@ -8,16 +8,17 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.core.optimizer import _MockOptimizer
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 from torch.optim import Optimizer
 
+from lightning_sfl.algorithms.placement import Algorithm
 from lightning_sfl.cut.find import unknown_submodule
 from lightning_sfl.data.loader import ClientLoader
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.optimizers import check_optimizer
+from lightning_sfl.schedule import SequentialSchedule
 from lightning_sfl.strategy.cuts import Cuts
 
 
@@ -50,15 +51,6 @@ def check_devices(devices: Sequence[torch.device] | None, num_nodes: int) -> Non
         )
 
 
-def check_precision(precision: Precision) -> None:
-    """Raise a MisconfigurationException for precisions whose loss scaling the parties do not share yet."""
-    if isinstance(precision, MixedPrecision) and precision.scaler is not None:
-        raise MisconfigurationException(
-            f"Trainer(precision={precision.precision!r}) with strategy='split_federated': loss scaling is not shared"
-            " between the parties yet. Accepted are '32-true', '64-true', 'bf16-mixed' and 'bf16-true'."
-        )
-
-
 def check_log(log: MessageLog | None) -> None:
     """Raise a MisconfigurationException if the log holds the messages of an earlier fit."""
     if log is not None and not log.is_empty():
@@ -72,8 +64,8 @@ def check_module(module: pl.LightningModule, trainer: pl.Trainer, cuts: Cuts) ->
     """Raise unless clients and server can train this module.
 
     Raises:
-        MisconfigurationException: Manual optimization, a step that draws its own batches, compiled modules, gradient
-            accumulation or stochastic weight averaging.
+        MisconfigurationException: Manual optimization, a step that draws its own batches, compiled modules, a schedule
+            of gradient accumulation or stochastic weight averaging.
         CutError: The module has no submodule of a cut's name.
     """
     name = type(module).__name__
@@ -87,13 +79,13 @@ def check_module(module: pl.LightningModule, trainer: pl.Trainer, cuts: Cuts) ->
             f"{name}.training_step(dataloader_iter) draws its own batches; the strategy hands every client its own."
             " Give it the arguments (batch, batch_idx)."
         )
-    check_accumulation(trainer)
     callbacks = getattr(trainer, "callbacks", [])
     for callback in callbacks:
         if isinstance(callback, GradientAccumulationScheduler) and callback.going_to_accumulate_grad_batches():
             raise MisconfigurationException(
                 f"GradientAccumulationScheduler(scheduling={callback.scheduling}) with strategy='split_federated' is"
-                " not supported yet. Leave it out; aggregate_every sets the steps between aggregations."
+                " not supported: rounds count optimizer steps, and all of a run are made of as many batches. Give"
+                " Trainer(accumulate_grad_batches=...) instead."
             )
     if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
         raise MisconfigurationException(
@@ -110,13 +102,23 @@ def check_module(module: pl.LightningModule, trainer: pl.Trainer, cuts: Cuts) ->
             raise unknown_submodule(module, cut)
 
 
-def check_accumulation(trainer: pl.Trainer) -> None:
-    """Raise a MisconfigurationException if gradients are accumulated over batches."""
-    if trainer.accumulate_grad_batches != 1:
+def check_accumulation(trainer: pl.Trainer, algorithm: Algorithm) -> None:
+    """Raise a MisconfigurationException if gradients are accumulated over batches of different clients."""
+    if trainer.accumulate_grad_batches != 1 and issubclass(algorithm.schedule, SequentialSchedule):
         raise MisconfigurationException(
-            f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) with strategy='split_federated' is not"
-            " supported yet, nor is a callback that sets it. Give accumulate_grad_batches=1; aggregate_every sets the"
-            " steps between aggregations."
+            f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) with algorithm={algorithm.name!r}: a"
+            " batch there is one client's, and the server steps on each. Give accumulate_grad_batches=1, or an"
+            " algorithm in which clients train side by side: 'splitfed_shared', 'splitfed_v1' or 'fedavg'."
+        )
+
+
+def check_accumulates_on(trainer: pl.Trainer, accumulates: int) -> None:
+    """Raise a MisconfigurationException if a callback has set over how many batches gradients are accumulated."""
+    if trainer.accumulate_grad_batches != accumulates:
+        raise MisconfigurationException(
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches} was set while training, which began with"
+            f" {accumulates}. Rounds count optimizer steps, and the batches of later ones may be fetched already. Leave"
+            " it as it was given to the Trainer."
         )
 
 

@@ -16,7 +16,6 @@ from lightning_sfl.attendance import Stage
 from lightning_sfl.cut.batch import copied_batch, named_tensors
 from lightning_sfl.cut.carrier import LinkCarrier
 from lightning_sfl.cut.errors import CutError
-from lightning_sfl.cut.find import loss_of
 from lightning_sfl.cut.modes import halt
 from lightning_sfl.cut.split import Split
 from lightning_sfl.data.batches import ClientBatches
@@ -24,6 +23,8 @@ from lightning_sfl.link.link import Link
 from lightning_sfl.link.log import Origin
 from lightning_sfl.strategy.cuts import Cuts, placements, trained
 from lightning_sfl.strategy.first_step import WatchedStep, choose_cut, pass_through, probe, watched_step
+from lightning_sfl.strategy.loss_scale import LossScale
+from lightning_sfl.strategy.moving_cuts import MovingCuts
 from lightning_sfl.strategy.presence import Presence
 
 _WATCH_AGAIN_AFTER = 50
@@ -37,6 +38,7 @@ class ClientSteps:
         module: The user's module.
         optimizer: The user's optimizer.
         precision: The trainer's precision, in whose context passes run.
+        loss_scale: Scales losses for backward.
         algorithm: Says who owns what.
         aggregation: How participants become one model.
         link: Carries what crosses.
@@ -50,6 +52,7 @@ class ClientSteps:
         module: pl.LightningModule,
         optimizer: Optimizer,
         precision: Precision,
+        loss_scale: LossScale,
         *,
         algorithm: Algorithm,
         aggregation: Aggregation,
@@ -61,10 +64,11 @@ class ClientSteps:
         self._module = module
         self._optimizer = optimizer
         self._precision = precision
+        self.loss_scale = loss_scale
         self._algorithm = algorithm
         self.aggregation = aggregation
         self._link = link
-        self.cuts = self._given_cuts = cuts
+        self._moving = MovingCuts(cuts)
         self._presence = presence
         self._server_inputs = server_inputs
         self.splits: dict[str, Split] = {}
@@ -74,12 +78,15 @@ class ClientSteps:
         self._epoch = -1
         self._watched_step = -_WATCH_AGAIN_AFTER
         self._split_of: dict[tuple[str | None, tuple[str, ...]], Split] = {}
-        self._next_cuts: Cuts | None = None
-        self._next_round = 0
         self._seen: object = None
         self._lost_first: set[tuple[int, int]] = set()  # (round, client), before there is a federation
         self._trained_then: tuple[object, ...] = ()
         self._keeps_frozen = False
+
+    @property
+    def cuts(self) -> Cuts:
+        """Where every client cuts."""
+        return self._moving.now
 
     @property
     def shares_loss(self) -> bool:
@@ -88,19 +95,18 @@ class ClientSteps:
 
     def begin(self, batches: ClientBatches, epoch: int) -> None:
         """Begin a step: stop showing the global model, and begin its round if it is a new one."""
+        self.loss_scale.begin()
         if epoch != self._epoch and batches.step >= self._watched_step + _WATCH_AGAIN_AFTER:
             self._epoch = epoch
             self._split_of = {}  # what the step does may change from epoch to epoch
+        if self.federation is None and self._saved is not None:
+            self._go_on(batches)
         if self.federation is None:
-            if self._saved is not None:
-                self._go_on(batches)
-            elif self._algorithm.uses_cut:
-                if self._moves_at(batches):
-                    assert self._next_cuts is not None
-                    self.cuts, self._next_cuts = self._next_cuts, None  # nothing is anywhere yet that could move
+            if self._algorithm.uses_cut:
+                if self._moving.due(batches.round):
+                    self._moving.move()  # nothing is anywhere yet that could change hands
                 return  # the first client's step will tell whose is what
-            else:
-                self._found({})
+            self._found({})
         assert self.federation is not None
         self.federation.resume()
         if self.federation.round not in (None, batches.round):
@@ -111,12 +117,12 @@ class ClientSteps:
         ):
             self._place_again()
         for client in batches:
-            if client in self.federation.participants:
+            if client in self.federation.participants and batches.begins_optimizer_step:
                 self.federation.participants[client].drop_gradients()  # of a step that was not followed by theirs
         if self.federation.round == batches.round:
             return
-        if self._moves_at(batches):
-            self._move(batches)
+        if cuts := self._moving.due(batches.round):
+            self._move(cuts, batches)
         self.federation.open(batches.round, batches.participants, batches.step)
         for client, participant in self.federation.participants.items():
             participant.lost = (batches.round, client) in self._lost_first
@@ -161,7 +167,7 @@ class ClientSteps:
             return None
         scale = weight if federation.placements.has_common else 1.0
         samples = len(batches.indices[client])
-        with federation.installed(client):
+        with federation.installed(client, scale):
             skips = self._presence.skips_nonfinite
             buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()} if skips else {}
             if not self._algorithm.uses_cut:
@@ -175,7 +181,7 @@ class ClientSteps:
                     self._module.get_buffer(name).copy_(buffer)  # what is left out leaves no running statistics
                 return None
             self._backward(output, scale)
-        participant.count(samples, scale)
+        participant.samples += samples
         participant.lost |= self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
         return output
 
@@ -243,7 +249,7 @@ class ClientSteps:
         """
         if self._seen is not None:
             self._check(cuts)
-        self._next_cuts, self._next_round = cuts, round
+        self._moving.plan(cuts, round)
 
     def _check(self, cuts: Cuts) -> None:
         """Find out whose is what at these cuts, and raise a CutError if they cannot be."""
@@ -251,15 +257,11 @@ class ClientSteps:
         placements(self._module, self._algorithm, cuts, found)
         self.splits.update(found)
 
-    def _moves_at(self, batches: ClientBatches) -> bool:
-        return self._next_cuts is not None and batches.round >= self._next_round
-
-    def _move(self, batches: ClientBatches) -> None:
+    def _move(self, cuts: Cuts, batches: ClientBatches) -> None:
         """Let clients cut where they were told to; what changes hands crosses the link."""
         assert self.federation is not None
-        assert self._next_cuts is not None
-        self._check(self._next_cuts)
-        self.cuts, self._next_cuts = self._next_cuts, None
+        self._check(cuts)
+        self._moving.move()
         self._split_of = {}  # what crosses at the new cuts shows when they are first used
         before = self.federation
         after = self._found(self.splits)
@@ -273,15 +275,14 @@ class ClientSteps:
             search = probe(self._module, batch, self._server_inputs, self.cuts.last)
             return {name: search.cut(name).split for name in names}
 
-    def state_dict(self) -> dict[str, Any] | None:
-        """The round at hand, for checkpoints; None before the first step of a run that does not go on with another."""
+    def state_dict(self) -> dict[str, Any]:
+        """The round at hand, for checkpoints."""
         if self.federation is None:
-            return None if self._saved is None else dict(self._saved)
+            if self._saved is None:
+                return {**self._moving.state_dict(), "lost_first": sorted(self._lost_first)}
+            return {**self._saved, **(self._moving.planned() if self._moving.later else {})}
         return {
-            "given_cuts": dataclasses.asdict(self._given_cuts),
-            "cuts": dataclasses.asdict(self.cuts),
-            "next_cuts": None if self._next_cuts is None else dataclasses.asdict(self._next_cuts),
-            "next_round": self._next_round,
+            **self._moving.state_dict(),
             "rounds": self.rounds,
             "placements": self.federation.placements.to_state() if self.federation.participants else {},
             "federation": self.federation.state_dict(),
@@ -305,18 +306,19 @@ class ClientSteps:
         splits: dict[str, Split] = {}
         goes_on = True
         if self._algorithm.uses_cut:
-            goes_on = Cuts(**saved["given_cuts"]) == self._given_cuts or self.cuts.default is None
-            if goes_on:
-                self.cuts = Cuts(**saved["cuts"])
-                if self._next_cuts is None and saved["next_cuts"] is not None:
-                    self._next_cuts, self._next_round = Cuts(**saved["next_cuts"]), saved["next_round"]
+            goes_on = self._moving.go_on(saved)
+        if "federation" not in saved:  # nobody had had a loss yet
+            self._lost_first = {(round, client) for round, client in saved["lost_first"]}
+            return
+        if self._algorithm.uses_cut:
             self._seen = copied_batch(batches[next(iter(batches))])
-            wanted = {*self.cuts.names, *([] if self._next_cuts is None else self._next_cuts.names)}
-            splits = self._probed(sorted(wanted), self._seen)
+            splits = self._probed(self._moving.names, self._seen)
         # Participants may own what was frozen in mid-round.
         keep = Placements.from_state(saved["placements"], self.cuts.of) if goes_on and saved["placements"] else None
         federation = self._found(splits, keep)
         federation.load_state_dict(saved["federation"])
+        for name in federation.placements.owned.parameters:
+            self._module.get_parameter(name).grad = None  # of a layer that was the server's
         self.rounds = saved["rounds"]
 
     def _run_first(
@@ -326,7 +328,7 @@ class ClientSteps:
         if self.cuts.default is None:
             with self._precision.train_step_context():
                 chosen = choose_cut(self._module, batch, self._server_inputs)
-            self.cuts = dataclasses.replace(self.cuts, default=chosen)
+            self._moving.now = dataclasses.replace(self.cuts, default=chosen)
             rank_zero_info(f"cut=None: the default, {chosen!r}, is taken.")
         watched = self._watch(client, batch, forward)
         if watched is None:
@@ -348,9 +350,9 @@ class ClientSteps:
             party.buffers.update({name: written[name] for name in party.buffers})
         scale = weight if federation.placements.has_common else 1.0
         watched.cross(self._carrier(batches, client, scale, watched.split))
-        with federation.installed(client):  # its weights still equal the global ones that the forward pass read
+        with federation.installed(client, scale):  # its weights still equal the global ones that the pass read
             self._backward(watched.output, scale)
-        participant.count(len(batches.indices[client]), scale)
+        participant.samples += len(batches.indices[client])
         participant.lost |= self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
         return watched.output
 
@@ -383,16 +385,17 @@ class ClientSteps:
             round=batches.round,
             step=batches.step,
             split=split,
-            gradient_scale=scale,
+            server_scale=scale * self.loss_scale.factor,
+            client_scale=self.loss_scale.factor,
+            widens=self.loss_scale.is_dynamic,
             origin=Origin(client, batches.indices[client]),
             loses_gradient=self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT),
         )
 
     def _backward(self, output: object, scale: float) -> None:
-        loss = loss_of(output)
         # In a U-shape the loss is the client's own; the server scales its gradient when that arrives.
-        own = scale == 1 or self.cuts.last is not None
-        self._precision.backward(loss if own else loss * scale, self._module, self._optimizer)
+        weight = scale if self.cuts.last is None else 1.0
+        self.loss_scale.backward(self._module, self._optimizer, output, weight)
 
 
 def _form(batch: object) -> tuple[str, ...]:

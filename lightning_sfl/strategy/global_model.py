@@ -27,6 +27,7 @@ from lightning_sfl.strategy.checkpoints import (
     validation_is_due,
 )
 from lightning_sfl.strategy.client_steps import ClientSteps
+from lightning_sfl.strategy.server_gradients import ServerGradients
 from lightning_sfl.strategy.single_process import SingleProcessStrategy
 
 
@@ -36,6 +37,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
     strategy_name: ClassVar[str]
     _steps: ClientSteps | None
     _loader: ClientLoader | None
+    _server: ServerGradients | None
     _saved: dict[str, Any] | None
     _before: dict[str, Tensor]
 
@@ -103,7 +105,12 @@ class GlobalModelStrategy(SingleProcessStrategy):
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
     ) -> None:
         """Save Lightning's checkpoint of the global model, and beside it what it takes to go on bit for bit."""
-        if self._loader is not None and self._steps is not None and "optimizer_states" in checkpoint:
+        if (
+            self._loader is not None
+            and self._steps is not None
+            and self._server is not None
+            and "optimizer_states" in checkpoint
+        ):
             loader = self._loader.state_dict()
             epochs = cast(_ProcessedTracker, self._trainer.fit_loop.epoch_progress.current)
             if epochs.processed >= epochs.ready:
@@ -112,6 +119,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
                 "settings": self._settings(),
                 "loader": loader,
                 "steps": self._steps.state_dict(),
+                "server_gradients": self._server.state_dict(),
                 "random": RandomState.capture().to_state(),
                 "validation_is_due": validation_is_due(self._trainer),
             }
@@ -155,8 +163,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
             return
         assert self._steps is not None
         self._saved = saved
-        if saved["steps"] is not None:
-            self._steps.load_state_dict(saved["steps"])
+        self._steps.load_state_dict(saved["steps"])
         begin_after_a_whole_epoch(self._trainer)
         if self._loader is not None:  # made early, by a scheduler that asked for the number of steps
             with self._as_before_on_error():
@@ -166,8 +173,9 @@ class GlobalModelStrategy(SingleProcessStrategy):
             iter(fetcher)  # the iterator that was made with the loader begins anew
 
     def _resume(self) -> None:
-        """Put the random states of a loaded checkpoint back, and run the validation that was due when it was saved."""
+        """Put back of a loaded checkpoint what Lightning has not, and run the validation that was due then."""
         assert self._loader is not None
+        assert self._server is not None
         self._before = {}
         if self._saved is None:
             return
@@ -175,6 +183,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
         if self._saved["validation_is_due"]:
             run_validation(self._trainer)
         begin_next_epoch(self._trainer)
+        self._server.load_state_dict(self._saved["server_gradients"])
         # Lightning goes on to fast-forward its loops, which draws seeds for loaders that nobody reads.
         self._loader.random_state = RandomState.capture()
         self._saved = None

@@ -1,12 +1,15 @@
 """The server's gradients, between the clients' backward passes and the server's step."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 
 class ServerGradients:
     """They are made in the training step, client by client, before Lightning zeroes gradients.
 
-    References are kept across that; there is no second buffer.
+    References are kept across that. There is a second buffer only where gradients are accumulated over batches: what a
+    batch adds is known when its last client has run, since it is normalised by the weights of those present.
 
     Args:
         module: The module; what has a gradient outside a client's turn is the server's.
@@ -14,27 +17,67 @@ class ServerGradients:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._held: list[tuple[nn.Parameter, Tensor]] = []
+        self._held: dict[nn.Parameter, Tensor] = {}
+        self._earlier: dict[nn.Parameter, Tensor] = {}
+        self._is_open = False
 
-    def clear(self) -> None:
-        """Let go of the last step's gradients, which Lightning would zero only after this step's were made."""
-        for parameter in self._module.parameters():
-            parameter.grad = None
+    def begin(self, *, afresh: bool) -> None:
+        """Begin a batch.
+
+        Args:
+            afresh: Let go of the last step's gradients, which Lightning would zero only after this batch's were made.
+                Else this batch's are added to those of the batches before.
+        """
+        self._is_open = True
+        gradients = self._taken()
+        self._earlier = {} if afresh else gradients
+
+    def end(self, present: float = 1.0) -> None:
+        """End a batch: hold what all batches have added up to.
+
+        Args:
+            present: What the weights of the batch's clients add up to, over which its gradients are sums; the rest is
+                made up for.
+        """
+        self._held, self._earlier = self._earlier, {}
+        for parameter, gradient in self._taken().items():
+            if present < 1 - 1e-6:
+                gradient.div_(present)
+            self._held[parameter] = self._held[parameter].add_(gradient) if parameter in self._held else gradient
+
+    def close(self) -> None:
+        """The step was made; what gradients there still are belong to nothing."""
+        self._is_open = False
 
     def any(self) -> bool:
         """Whether the server has gradients at all; it has none where clients have replicas of their own."""
         return any(parameter.grad is not None for parameter in self._module.parameters())
 
-    def hold(self, present: float = 1.0) -> None:
-        """Take them aside. They are sums over clients whose weights add up to ``present``; the rest is made up for."""
-        self._held = [(p, p.grad) for p in self._module.parameters() if p.grad is not None]
-        for parameter, gradient in self._held:
-            parameter.grad = None
-            if present < 1 - 1e-6:
-                gradient.div_(present)
+    def hold(self) -> None:
+        """Take them aside."""
+        self._held = self._taken()
 
     def put(self) -> None:
         """Put them in place for the optimizer."""
-        for parameter, gradient in self._held:
+        for parameter, gradient in self._held.items():
             parameter.grad = gradient
-        self._held = []
+        self._held = {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The gradients of the batches at hand, of which no step was made yet, by the parameter's name; not copies."""
+        if not self._is_open:
+            return {}
+        return {name: p.grad for name, p in self._module.named_parameters() if p.grad is not None}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put saved gradients in place."""
+        for name, gradient in state.items():
+            parameter = self._module.get_parameter(name)
+            parameter.grad = gradient.to(parameter.device)
+
+    def _taken(self) -> dict[nn.Parameter, Tensor]:
+        """The gradients that were in place and are not any more."""
+        taken = {p: p.grad for p in self._module.parameters() if p.grad is not None}
+        for parameter in taken:
+            parameter.grad = None
+        return taken

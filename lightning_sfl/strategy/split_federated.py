@@ -19,6 +19,7 @@ from lightning_sfl.algorithms import make_algorithm
 from lightning_sfl.algorithms.aggregation import Aggregation, ClientOptimizerState, Weighting
 from lightning_sfl.allocation import Allocation
 from lightning_sfl.attendance import Attendance, EverybodyIsThere
+from lightning_sfl.clients import Shard
 from lightning_sfl.cut.find import unknown_submodule
 from lightning_sfl.cut.split import Split
 from lightning_sfl.data.batches import ClientBatches
@@ -27,10 +28,9 @@ from lightning_sfl.data.partition import Partition, parse_partition
 from lightning_sfl.link.link import LocalLink
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.strategy.announce import announce, warn_of_long_schedules
-from lightning_sfl.strategy.checkpoints import (
-    Settings,
-)
+from lightning_sfl.strategy.checkpoints import Settings
 from lightning_sfl.strategy.checks import (
+    check_accumulates_on,
     check_accumulation,
     check_choice,
     check_cut,
@@ -40,11 +40,11 @@ from lightning_sfl.strategy.checks import (
     check_module,
     check_one_loader,
     check_optimizers,
-    check_precision,
 )
 from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.cuts import Cuts
 from lightning_sfl.strategy.global_model import GlobalModelStrategy
+from lightning_sfl.strategy.loss_scale import LossScale
 from lightning_sfl.strategy.outputs import together
 from lightning_sfl.strategy.party_steps import PartySteps
 from lightning_sfl.strategy.presence import Presence
@@ -72,8 +72,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             client), ``"split_learning"`` (one set of client weights, handed on) or ``"fedavg"`` (no server half).
         partition: Which client holds which training samples: ``"iid"``, ``"dirichlet:ALPHA"``, ``"shards:K"``, one list
             of indices per client, or a :class:`~lightning_sfl.data.partition.Partition`.
-        aggregate_every: Steps of each participant between two aggregations; in split learning, steps of one holder of
-            the weights before it hands them on.
+        aggregate_every: Optimizer steps of each participant between two aggregations; in split learning, of one holder
+            of the weights before it hands them on.
         clients_per_round: How many clients are drawn to take part in a round; None for all.
         batch_size: Samples per client and step; None takes the training loader's. A client with fewer uses all it has.
         weighting: What clients count in proportion to when they are averaged: the ``"samples"`` they processed since
@@ -165,7 +165,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self._saved: dict[str, Any] | None = None
         self._before: dict[str, Tensor] = {}
         self._open_batches: ClientBatches | None = None
-        self._server: ServerGradients | None = None
+        self._server = None
         self._parties: PartySteps | None = None
         self._shows_every_step = False
 
@@ -191,7 +191,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
     @override
     def setup(self, trainer: pl.Trainer) -> None:
         if self._fitting:
-            check_precision(self.precision_plugin)
+            check_accumulation(trainer, self.algorithm)
             check_module(self._module, trainer, Cuts.given(self.cut, self.num_clients))
             check_log(self.message_log)
         super().setup(trainer)
@@ -203,6 +203,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
                 self._module,
                 self.optimizers[0],
                 self.precision_plugin,
+                LossScale(self.precision_plugin, accumulates=trainer.accumulate_grad_batches),
                 algorithm=self.algorithm,
                 aggregation=Aggregation(
                     weighting=self.weighting,
@@ -238,6 +239,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             batch_size=self.batch_size,
             schedule=schedule,
             seed=self.seed,
+            accumulates=self._trainer.accumulate_grad_batches,
         )
         # With one client, or where the user asks for the same batches over and over, an epoch is a plain run's.
         self._loader.starts_over = self.num_clients == 1 or bool(getattr(self._trainer, "overfit_batches", 0))
@@ -283,7 +285,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         check_one_loader(self._trainer)
         keeps_state = self.client_optimizer_state is ClientOptimizerState.KEEP
         announce(self._loader, self.algorithm.name, self._module, keeps_state=keeps_state)
-        self._parties = PartySteps(self._trainer)
+        assert self._server is not None
+        self._parties = PartySteps(self._trainer, self._server)
         callbacks = getattr(self._trainer, "callbacks", [])
         self._shows_every_step = any(isinstance(callback, WeightAveraging) for callback in callbacks)
         warn_of_long_schedules(self.lr_scheduler_configs, self._trainer.estimated_stepping_batches)
@@ -312,10 +315,10 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         """
         assert self._steps is not None
         assert self._server is not None
-        check_accumulation(self._trainer)  # callbacks change it while training
+        check_accumulates_on(self._trainer, self._steps.loss_scale.accumulates)  # callbacks change it while training
         batches: ClientBatches = args[0]
         self._steps.begin(batches, self._trainer.current_epoch)
-        self._server.clear()
+        self._server.begin(afresh=batches.begins_optimizer_step)
         logs = StepLogs(self._trainer)
         sizes = batches.sizes()
         weights = self._steps.aggregation.loss_weights(sizes)
@@ -328,7 +331,9 @@ class SplitFederatedStrategy(GlobalModelStrategy):
                 outputs[client] = output
         logs.end_step(batches, sum(sizes.values()))
         present = sum(weights[client] for client in outputs)
-        self._server.hold(present if self._steps.shares_loss else 1.0)
+        self._server.end(present if self._steps.shares_loss else 1.0)
+        if not outputs:
+            self._server.put()  # no backward pass follows that would
         self._open_batches = batches
         return together(outputs, {client: weights[client] / present for client in outputs})
 
@@ -337,40 +342,32 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         """Put the server's gradients in place; they were made in the training step, client by client."""
         self.pre_backward(closure_loss)
         closure_loss = self.precision_plugin.pre_backward(closure_loss, self._module)
-        assert self._server is not None
-        self._server.put()
-        if self._server.any():
-            closure_loss = self.precision_plugin.post_backward(closure_loss, self._module)  # `on_after_backward`
+        assert self._parties is not None
+        closure_loss = self._parties.after_backward(closure_loss, self._open_parties())
         self.post_backward(closure_loss)
-        return closure_loss.detach()
+        return closure_loss
 
     @override
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
         """Step the server, then every participant, and end the round where it is due."""
+        assert self._parties is not None
         assert self._server is not None
-        server = self._server
-
-        def closure_and_hooks() -> Any:
-            """As the precision plugin does it, but a server without gradients has none to show or to clip."""
-            result = closure()
-            if server.any():
-                self.precision_plugin._after_closure(self._module, optimizer)
+        assert self._steps is not None
+        result = self._parties.step(optimizer, closure, self._open_parties, **kwargs)
+        self._server.close()
+        if self._open_batches is None:
             return result
-
-        result = optimizer.step(closure=closure_and_hooks, **kwargs)
-        steps, batches, parties = self._steps, self._open_batches, self._parties
-        if steps is None or steps.federation is None or batches is None or parties is None:
-            return result
-        server.hold()  # a party's hooks see its own gradients alone
-        for client in batches:
-            for party in steps.federation.participants[client].parties:
-                parties.step(party)
-        server.put()
-        steps.finish(batches)
+        self._steps.finish(self._open_batches)
         self._open_batches = None
         if self._shows_every_step or self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._read()
         return result
+
+    def _open_parties(self) -> list[Shard]:
+        """The clients and server replicas of the step at hand."""
+        if self._federation is None or self._open_batches is None:
+            return []
+        return [party for client in self._open_batches for party in self._federation.participants[client].parties]
 
     # The end
 
@@ -385,6 +382,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             "weighting": self.weighting.value,
             "client_optimizer_state": self.client_optimizer_state.value,
             "seed": self.seed,
+            "accumulate_grad_batches": self._trainer.accumulate_grad_batches,
         }
 
     @override

@@ -253,10 +253,9 @@ def test_a_compiled_submodule():
     ("options", "message"),
     [
         ({"devices": 2}, r"Trainer\(devices=2, num_nodes=1\).*Give devices=1"),
-        ({"accumulate_grad_batches": 2}, r"accumulate_grad_batches=2.*Give accumulate_grad_batches=1"),
         (
             {"callbacks": GradientAccumulationScheduler({0: 1, 1: 2})},
-            r"GradientAccumulationScheduler\(scheduling={0: 1, 1: 2}\).*aggregate_every",
+            r"GradientAccumulationScheduler\(scheduling={0: 1, 1: 2}\).*Trainer\(accumulate_grad_batches=...\)",
         ),
         ({"callbacks": StochasticWeightAveraging(1e-2)}, "StochasticWeightAveraging.*WeightAveraging callback is acc"),
     ],
@@ -265,13 +264,14 @@ def test_trainer_settings(options, message):
     refused(VGG.module(sgd), VGG.loader(8, 2), MisconfigurationException, message, trainer_options=options)
 
 
-def test_a_callback_that_begins_to_accumulate_gradients_while_training():
-    class Begins(Callback):
+@pytest.mark.parametrize("given", [1, 2])
+def test_a_callback_that_sets_over_how_many_batches_gradients_are_accumulated(given):
+    class Sets(Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             trainer.accumulate_grad_batches = 3
 
-    options = {"callbacks": Begins()}
-    message = r"accumulate_grad_batches=3.*nor is a callback that sets it"
+    options = {"callbacks": Sets(), "accumulate_grad_batches": given}
+    message = f"accumulate_grad_batches=3 was set while training, which began with {given}"
     refused(MLP.module(sgd), MLP.loader(8, 2), MisconfigurationException, message, trainer_options=options)
 
 

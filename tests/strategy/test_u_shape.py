@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import LambdaCallback
+from resume_cases import differences
 from sfl_models import BERT, MLP, RESNET, TIED_GPT2, TWINS, U_SHAPES, adamw, fit, quiet_trainer, same, sgd
 from test_law2 import Recorder, plain_sgd, plain_training
+from test_loss_scaling import ended, half
 
 from lightning_sfl import Allocation, SplitFederatedStrategy
 from lightning_sfl.attendance import Stage
@@ -227,3 +229,59 @@ def test_tied_weights_train_over_several_clients():
     trainer = fit(module, TIED_GPT2.loader(12, 2, shuffle=True), strategy, max_epochs=8)
     assert module.model.lm_head.weight is module.model.transformer.wte.weight
     assert float(trainer.callback_metrics["loss"]) < 3.2  # ln 32 = 3.47 is chance
+
+
+@pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v1"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_it_accumulates_and_scales_losses_like_plain_lightning(algorithm, scaled):
+    """Groups of 2 batches in epochs of 5; with a scaler on 16-bit numbers whose first steps overflow."""
+    results = []
+    for strategy in (
+        "auto",
+        SplitFederatedStrategy(
+            cut=("model.0", "model.2"), num_clients=1, algorithm=algorithm, partition=[list(range(14))]
+        ),
+    ):
+        module = RESNET.module(adamw)
+        module.schedule = False
+        plugins = [half(2.0**20, growth_interval=2)] if scaled else []
+        options = {"accumulate_grad_batches": 2, "plugins": plugins}
+        results.append(ended(fit(module, RESNET.loader(14, 3, shuffle=True), strategy, max_epochs=3, **options)))
+    assert differences(*results) == []
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_gradients_cross_freed_from_every_scale(scaled):
+    """Two clients of 1 and 3 samples, groups of 2 batches: what crosses is no multiple of 1/4, 3/4, 1/2 or the scale.
+
+    The same batches without weights and accumulation, one client at a time, give the reference. Half precision keeps
+    11 bits.
+    """
+    data = MLP.dataset(8)
+    parts = [[0, 1], [2, 3, 4, 5, 6, 7]]
+    log = MessageLog()
+    strategy = SplitFederatedStrategy(
+        cut=("model.1", "model.3"), num_clients=2, partition=parts, batch_size=3, message_log=log
+    )
+    options = {"plugins": [half(2.0**10)]} if scaled else {"precision": "64-true"}
+    fit(
+        MLP.module(plain_sgd(0, 0)),
+        MLP.loader(8, 3),
+        strategy,
+        max_epochs=1,
+        accumulate_grad_batches=2,
+        limit_train_batches=1,
+        **options,
+    )
+    fresh = MLP.module(plain_sgd(0, 0)).double()
+    for client, indices in ((0, [0, 1]), (1, [2, 3, 4])):
+        images = torch.stack([data[i][0] for i in indices]).double()
+        labels = torch.stack([data[i][1] for i in indices])
+        smashed = fresh.model[:2](images).detach().requires_grad_()
+        output = fresh.model[2:4](smashed)
+        output.retain_grad()
+        torch.nn.functional.cross_entropy(fresh.model[4:](output), labels).backward()
+        crossed = {m.kind: m.tensors["0"] for m in log.messages() if m.client == client and m.tensors.keys() == {"0"}}
+        for kind, expected in ((MessageKind.OUTPUT_GRADIENT, output.grad), (MessageKind.CUT_GRADIENT, smashed.grad)):
+            error = (crossed[kind].double() - expected).norm() / expected.norm()
+            assert error < (5e-3 if scaled else 1e-12), kind
