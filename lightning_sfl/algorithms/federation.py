@@ -46,6 +46,7 @@ class Federation:
         self._aggregation = aggregation
         self._owned = placements.owned
         self._kept: dict[int, dict[str, State]] = {}
+        self._frozen: dict[str, set[int]] = {}  # what was averaged and then frozen, and who has it as it is now
         self._idle: dict[str | None, list[Participant]] = {}
         self._reading: list[tuple[str, Tensor, Tensor]] | None = None
         self._reading_state: dict[str, State] = {}
@@ -66,7 +67,8 @@ class Federation:
             idle = self._idle.get(cut)
             participant = idle.pop() if idle else self._new_participant(self.placements.of(client))
             participant.client, participant.samples, participant.lost = client, 0, False
-            tensors, states = self._send(shard, client, step, uplink=False)
+            sent = {**shard[0], **self._unknown_to(client)}
+            tensors, states = self._send((sent, shard[1]), client, step, uplink=False)
             if not averages:  # of layers that a client has come to own meanwhile, the state is the global one
                 kept = self._kept.get(client)
                 states, stays = ({}, {}) if kept is None else (shard[1] | kept, replica[1] | kept)
@@ -75,6 +77,14 @@ class Federation:
             participant.shard.load(tensors, states)
             participant.replica.load(replica[0], stays)  # it stays on the server
             self.participants[client] = participant
+
+    def _unknown_to(self, client: int) -> Tensors:
+        """What a client computes with and is not trained any more, as it was averaged last; it is sent only once."""
+        before_cut = self.placements.before_cut.get(self.placements.cut_of(client), ())
+        names = [name for name, known in self._frozen.items() if client not in known and name in before_cut]
+        for name in names:
+            self._frozen[name].add(client)
+        return {name: self._tensor(name).detach() for name in names}
 
     def close(self, step: int) -> None:
         """End the round: average what the participants own. Nobody present: nothing changes."""
@@ -106,6 +116,7 @@ class Federation:
         """
         assert not self.participants
         after._kept = self._kept
+        after._frozen = self._frozen
         self.round = round
         before, now = set(self._owned.names), set(after._owned.names)
         with_state = self._aggregation.client_optimizer_state is ClientOptimizerState.AVERAGE
@@ -169,6 +180,7 @@ class Federation:
                 for client, found in self.participants.items()
             },
             "kept": self._kept,
+            "frozen": {name: sorted(known) for name, known in self._frozen.items()},
             "global": self._global(self._owned),
         }
         if was_read:
@@ -184,6 +196,12 @@ class Federation:
         assert not self.participants
         self.round, self._kept = state["round"], dict(state["kept"])
         tensors, states = state["global"]
+        before = {name: set(known) for name, known in state["frozen"].items()}
+        trained = {name for name, parameter in self._module.named_parameters() if parameter.requires_grad}
+        averaged = dict(self._module.named_parameters()).keys() & tensors.keys()
+        self._frozen = {
+            name: before.get(name, set()) for name in sorted({*before, *averaged} - {*trained, *self._owned.names})
+        }
         owned = [name for name in self._owned.names if name in tensors]
         with torch.no_grad():
             for name in owned:  # what is shared by now has its mean in the checkpoint's own weights

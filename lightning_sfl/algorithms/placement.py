@@ -1,7 +1,7 @@
 """Where an algorithm keeps which part of the module."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from torch import nn
@@ -57,10 +57,12 @@ class Placements:
     Attributes:
         by_cut: The placement at every cut in use.
         cut_of: Says where a client cuts; None for an algorithm without a cut.
+        before_cut: The parameters before every cut, trained or not: what a client computes with.
     """
 
     by_cut: Mapping[str | None, Placement]
     cut_of: Callable[[int], str | None]
+    before_cut: Mapping[str | None, Collection[str]] = dataclasses.field(default_factory=dict)
 
     def of(self, client: int) -> Placement:
         """Who owns what where this client is concerned."""

@@ -59,6 +59,40 @@ def run_validation(trainer: pl.Trainer) -> None:
     connector._first_loop_iter = first
 
 
+def plateau_state(trainer: pl.Trainer) -> dict[str, Any]:
+    """What schedulers that follow a metric (`ReduceLROnPlateau`) need in order to go on from a checkpoint saved now.
+
+    Lightning forgets the metrics, and therefore leaves out the updates of the epoch that it goes on with, and those
+    that were due when the checkpoint was saved. In a validation none are due: it makes them itself when that has ended.
+    """
+    loop, epochs = trainer.fit_loop.epoch_loop, cast(_ProcessedTracker, trainer.fit_loop.epoch_progress.current)
+    batches = cast(_ProcessedTracker, loop.batch_progress.current)
+    metrics = dict(trainer.callback_metrics)
+    due: list[str] = []
+    if loop._num_ready_batches_reached():  # means over an epoch are known now, and forgotten after it
+        metrics |= loop._results.metrics(on_step=False)["callback"]
+        due = ["epoch"]
+    if epochs.completed == epochs.processed:  # the epoch's end has not begun
+        due = ["step", *due] if batches.completed < batches.processed and not trainer.validating else []
+    return {"metrics": metrics, "updates_due": due, "epoch": trainer.current_epoch}
+
+
+def restore_metrics(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
+    """Let callbacks and schedulers see the metrics that there were."""
+    metrics = {name: value.to(trainer.strategy.root_device) for name, value in state["metrics"].items()}
+    trainer._logger_connector._callback_metrics.update(metrics)
+
+
+def update_plateaus(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
+    """Make the updates that were due, and let the loop make those of the epoch that it goes on with."""
+    epochs = cast(_ProcessedTracker, trainer.fit_loop.epoch_progress.current)
+    now, epochs.completed = epochs.completed, state["epoch"]  # every so many epochs, counted from when it was saved
+    for interval in state["updates_due"]:
+        trainer.fit_loop.epoch_loop.update_lr_schedulers(interval, update_plateau_schedulers=True)
+    epochs.completed = now
+    trainer.fit_loop._restarting = False
+
+
 def begin_after_a_whole_epoch(trainer: pl.Trainer) -> None:
     """Have an epoch begun that goes on from a checkpoint of a finished one, under `max_steps` as under `max_epochs`.
 

@@ -73,7 +73,8 @@ def placements(module: nn.Module, algorithm: Algorithm, cuts: Cuts, splits: Mapp
         CutError: The cuts do not lie one behind the other.
     """
     if not algorithm.uses_cut:
-        return Placements(by_cut={None: algorithm.place(module, None, None)}, cut_of=cuts.of)
+        names = {name for name, _ in module.named_parameters()}
+        return Placements(by_cut={None: algorithm.place(module, None, None)}, cut_of=cuts.of, before_cut={None: names})
     in_order = sorted((splits[name] for name in cuts.names), key=lambda split: len(split.client_parameters))
     for near, far in itertools.pairwise(in_order):
         if beyond := set(near.client_parameters) - set(far.client_parameters):
@@ -82,4 +83,8 @@ def placements(module: nn.Module, algorithm: Algorithm, cuts: Cuts, splits: Mapp
                 " first and not before the second. Clients can cut at different places of one path through the model."
             )
     deepest = in_order[-1]
-    return Placements(by_cut={split.cut: algorithm.place(module, split, deepest) for split in in_order}, cut_of=cuts.of)
+    return Placements(
+        by_cut={split.cut: algorithm.place(module, split, deepest) for split in in_order},
+        cut_of=cuts.of,
+        before_cut={split.cut: set(split.client_parameters) for split in in_order},
+    )

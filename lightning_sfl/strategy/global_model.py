@@ -21,9 +21,12 @@ from lightning_sfl.strategy.checkpoints import (
     begin_next_epoch,
     check_settings,
     copied,
+    plateau_state,
     put_back,
     readable,
+    restore_metrics,
     run_validation,
+    update_plateaus,
     validation_is_due,
 )
 from lightning_sfl.strategy.client_steps import ClientSteps
@@ -122,6 +125,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
                 "server_gradients": self._server.state_dict(),
                 "random": RandomState.capture().to_state(),
                 "validation_is_due": validation_is_due(self._trainer),
+                "plateaus": plateau_state(self._trainer),
             }
             # Lightning's own copy of the loader's state: a plain loader could not take it over.
             checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
@@ -180,8 +184,10 @@ class GlobalModelStrategy(SingleProcessStrategy):
         if self._saved is None:
             return
         RandomState.from_state(self._saved["random"]).restore()
+        restore_metrics(self._trainer, self._saved["plateaus"])
         if self._saved["validation_is_due"]:
             run_validation(self._trainer)
+        update_plateaus(self._trainer, self._saved["plateaus"])
         begin_next_epoch(self._trainer)
         self._server.load_state_dict(self._saved["server_gradients"])
         # Lightning goes on to fast-forward its loops, which draws seeds for loaders that nobody reads.

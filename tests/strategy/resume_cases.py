@@ -68,6 +68,11 @@ class Net(pl.LightningModule):
             steps = self.trainer.estimated_stepping_batches
             cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=int(steps))
             return [optimizer], [{"scheduler": cycle, "interval": "step"}]
+        if self.case.schedule.startswith("plateau"):  # "plateau INTERVAL FREQUENCY MONITOR"
+            _, interval, frequency, monitor = self.case.schedule.split()
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.7, patience=0, threshold=0.05)
+            config = {"interval": interval, "frequency": int(frequency), "monitor": monitor}
+            return [optimizer], [{"scheduler": plateau, **config}]
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.7)
         return [optimizer], [{"scheduler": schedule, "interval": self.case.schedule}]
 

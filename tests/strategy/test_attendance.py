@@ -7,6 +7,7 @@ from round_cases import ALGORITHMS, Loses, adamw, assert_close, job, momentum, n
 from sfl_models import same
 
 from lightning_sfl.algorithms import make_algorithm
+from lightning_sfl.allocation import Allocation
 from lightning_sfl.attendance import Stage
 from lightning_sfl.schedule import Schedule
 
@@ -204,3 +205,48 @@ def test_a_client_lost_in_mid_round_is_still_lost_after_resuming_there(algorithm
     gone_on = train(ckpt_path=tmp_path / f"step={length + 1}.ckpt", attendance=Loses(set()), **options)
     assert same(gone_on.weights, whole.weights)
     assert_close(whole.weights, straight(job(whole, adamw), algorithm, lost=lost))
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`:UserWarning")
+@pytest.mark.parametrize("stop", [1, 2, 4])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_who_is_lost_before_anybody_trained_is_still_lost_after_resuming_there(algorithm, stop, tmp_path):
+    """All are lost in steps 0 and 1, saved after one, two or four; attendance says nothing more after that.
+
+    Meanwhile the cut was to move at the second round: what was planned is in the checkpoint too.
+    """
+    lost = {(client, "before_forward", step) for client in range(3) for step in range(2)}
+    options = {"algorithm": algorithm, "optimizer": adamw, "steps": 12}
+    plan = {} if algorithm == "fedavg" else {0: Allocation(cut=["model.5"] * 3)}
+    saving = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    saves = {"callbacks": [saving], "trainer_options": {"enable_checkpointing": True}}
+    whole = train(attendance=Loses(lost), plan=plan, **saves, **options)
+    rest = {one for one in lost if one[2] >= stop}
+    gone_on = train(ckpt_path=tmp_path / f"step={stop}.ckpt", attendance=Loses(rest), **options)
+    assert same(gone_on.weights, whole.weights)
+    assert gone_on.asks.cuts[-1] == whole.asks.cuts[-1]
+    assert whole.asks.cuts[-1] == ([None] * 3 if algorithm == "fedavg" else ["model.5"] * 3)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
+def test_what_is_planned_before_the_first_step_of_a_run_that_goes_on_is_in_the_next_checkpoint(tmp_path):
+    """A run goes on from step 4, plans to move the cut, and is stopped before it has made a step; so the next one."""
+
+    class Saves(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            trainer.strategy.allocate(Allocation(cut=["model.5"] * 3))
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            trainer.save_checkpoint(tmp_path / "again.ckpt")
+            raise KeyboardInterrupt
+
+    saving = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    train(steps=4, callbacks=[saving], trainer_options={"enable_checkpointing": True})
+    whole = train(ckpt_path=tmp_path / "step=4.ckpt", plan={-1: Allocation(cut=["model.5"] * 3)}, hook="on_train_start")
+    assert whole.asks.cuts[-1] == ["model.5"] * 3
+    with pytest.raises(SystemExit):
+        train(ckpt_path=tmp_path / "step=4.ckpt", callbacks=[Saves()])
+    state = torch.load(tmp_path / "again.ckpt", weights_only=True)["split_federated"]["steps"]
+    assert state["next_cuts"]["default"] == "model.5"
+    assert state["federation"]["round"] == 1

@@ -173,7 +173,8 @@ def test_layers_cross_in_broadcasts_and_updates_while_they_are_trained(algorithm
     """One step per epoch, and rounds of 2 steps, which begin with 0, 2, 4 and 6 and end with 1, 3, 5 and 7.
 
     Unfrozen in mid-round (step 3), the layer was not broadcast but is uploaded. Frozen for step 6, or in mid-round for
-    step 5, it was broadcast and is uploaded in the round of steps 4 and 5, and then no more.
+    step 5, it was broadcast and is uploaded in the round of steps 4 and 5; its mean is broadcast once more, and then it
+    crosses no more.
     """
     log = MessageLog()
     module = Thaws(plain_sgd, trained)
@@ -185,8 +186,62 @@ def test_layers_cross_in_broadcasts_and_updates_while_they_are_trained(algorithm
         assert all(m.tensors.keys() >= FIRST or not FIRST & m.tensors.keys() for m in messages)
         return [(m.round, m.client) for m in messages if m.tensors.keys() >= FIRST]
 
-    assert with_the_first_layer(MessageKind.BROADCAST) == [(2, 0), (2, 1)]
+    assert with_the_first_layer(MessageKind.BROADCAST) == [(2, 0), (2, 1), (3, 0), (3, 1)]
     assert with_the_first_layer(MessageKind.CLIENT_UPDATE) == [(1, 0), (1, 1), (2, 0), (2, 1)]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("goes_on", [False, True], ids=["whole", "gone on with"])
+@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
+def test_a_frozen_layer_is_broadcast_to_each_client_once_when_it_takes_part_again(algorithm, goes_on, tmp_path):
+    """Frozen after two steps; one of three clients takes part in a round of one step.
+
+    Gone on with after step 4 (epoch 3), a run sends what the one that was not stopped would have sent.
+    """
+
+    def train(log, **options):
+        module = Thaws(plain_sgd, range(2))
+        chosen = strategy(algorithm, "model.4", num_clients=3, clients_per_round=1, seed=3, message_log=log)
+        folder = tmp_path / ("second" if options else "first")
+        saving = pl.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
+        trainer = quiet_trainer(
+            strategy=chosen, max_epochs=16, limit_train_batches=1, enable_checkpointing=True, callbacks=[saving]
+        )
+        trainer.fit(module, MLP.loader(12, 4), weights_only=True, **options)
+        return module.state_dict(), list(log.messages(kinds=[MessageKind.BROADCAST]))
+
+    weights, messages = train(MessageLog())
+    if goes_on:
+        again, rest = train(MessageLog(), ckpt_path=tmp_path / "first" / "epoch=3.ckpt")
+        messages = [*(message for message in messages if message.round < 4), *rest]
+        assert same(weights, again)
+        assert any(message.tensors.keys() >= FIRST for message in rest)
+    first_time: set[int] = set()
+    for message in messages:
+        if message.round < 2:
+            assert message.tensors.keys() >= FIRST
+            continue
+        assert (message.tensors.keys() >= FIRST) == (message.client not in first_time)
+        first_time.add(message.client)
+        for name in FIRST & message.tensors.keys():
+            assert torch.equal(message.tensors[name], weights[name])
+    assert first_time == {0, 1, 2}
+
+
+@pytest.mark.parametrize("algorithm", ["splitfed_shared"])
+def test_a_frozen_layer_is_sent_to_those_who_compute_it(algorithm):
+    """Client 1 cuts before the second linear layer, which is frozen after two steps; client 0 cuts behind it."""
+
+    class ThawsSecond(Thaws):
+        def on_train_batch_start(self, batch, batch_idx):
+            self.model[3].requires_grad_(self.trainer.global_step in self.trained)
+
+    module, log = ThawsSecond(plain_sgd, range(2)), MessageLog()
+    cuts = {0: "model.4", 1: "model.2"}
+    fit(module, MLP.loader(8, 4), strategy(algorithm, cuts, num_clients=2, message_log=log), max_epochs=5)
+    sent = [(m.round, m.client) for m in log.messages(kinds=[MessageKind.BROADCAST]) if "model.3.weight" in m.tensors]
+    assert sent == [(0, 0), (1, 0), (2, 0)]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

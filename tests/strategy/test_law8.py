@@ -38,7 +38,7 @@ CASES = st.builds(
     own_generator=st.booleans(),
     drop_last=st.booleans(),
     optimizer=st.sampled_from(["sgd", "adamw"]),
-    schedule=st.sampled_from([None, "step", "epoch", "horizon"]),
+    schedule=st.sampled_from([None, "step", "epoch", "horizon", "plateau step 1 loss_step"]),
     validation=st.sampled_from(VALIDATIONS),
     limit=st.sampled_from([None, 2]),
     sanity=st.sampled_from([0, 2]),
@@ -104,6 +104,30 @@ def test_a_run_goes_on_from_the_end_of_an_epoch_or_a_validation(validation, epoc
         assert apart(whole, resumed, validated=not name.startswith("step")) == []
         later = min(again.glob("validation=*.ckpt" if validation else "epoch=6.ckpt"))
         assert apart(whole, case.train(go_on=later), validated=True) == []
+
+
+@pytest.mark.parametrize("epochs", [None, 4], ids=["max_steps", "max_epochs"])
+@pytest.mark.parametrize(
+    ("schedule", "validation"),
+    [
+        ("plateau epoch 1 val_loss", {}),
+        ("plateau epoch 2 val_loss", {"check_val_every_n_epoch": 2}),
+        ("plateau epoch 1 val_loss", {"val_check_interval": 2}),
+        ("plateau step 1 val_loss", {"val_check_interval": 1}),
+        ("plateau step 2 val_loss", {"val_check_interval": 2}),
+        ("plateau step 1 loss_step", None),
+    ],
+)
+def test_a_scheduler_that_follows_a_metric_misses_no_update(schedule, validation, epochs, tmp_path):
+    """`ReduceLROnPlateau`, with checkpoints saved after the steps, validations and epochs of 9 steps in epochs of 3."""
+    case = Case(schedule=schedule, validation=validation, epochs=epochs)
+    whole = case.train(tmp_path, callbacks=(Moments(tmp_path),))
+    assert whole.end["schedules"][0]["last_epoch"] > 0
+    paths = [path for path in sorted(tmp_path.glob("*.ckpt")) if int(path.stem.split("=")[1]) < len(whole.steps)]
+    assert len(paths) >= 12
+    for path in paths if len(paths) < 20 else paths[::2]:
+        resumed = case.train(go_on=path)
+        assert apart(whole, resumed, validated=not path.stem.startswith("step")) == []
 
 
 @pytest.mark.parametrize("rule", ["average", "keep"])
