@@ -216,4 +216,7 @@ def _shards(argument: str) -> Shards:
 
 
 _NAMED: dict[str, Callable[[str], Partition]] = {IID.name: _iid, Dirichlet.name: _dirichlet, Shards.name: _shards}
-_ACCEPTED = "'iid', 'dirichlet:ALPHA', 'shards:K', one list of indices per client, or an object with a split method"
+_ACCEPTED = (
+    "'iid', 'dirichlet:ALPHA', 'shards:K', one list of indices per client, a DataLoader per client ({client: loader}),"
+    " or an object with a split method"
+)

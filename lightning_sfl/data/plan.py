@@ -34,7 +34,7 @@ class BatchPlan:
         loader: The user's training loader, for its sampler.
         parts: The samples of each client.
         schedule: Who takes part when.
-        batch_size: Samples per client and step.
+        batch_sizes: Samples per step of each client.
         seed: The seed of the clients' orders.
 
     Attributes:
@@ -48,7 +48,7 @@ class BatchPlan:
         parts: Sequence[Indices],
         schedule: Schedule,
         *,
-        batch_size: int,
+        batch_sizes: Sequence[int],
         seed: int,
     ) -> None:
         size = len(cast(Sized, loader.dataset))
@@ -62,13 +62,13 @@ class BatchPlan:
         self._schedule = schedule
         self._order = ClientOrder(
             parts,
-            batch_size,
+            batch_sizes,
             drop_last=loader.drop_last,
             shuffled=isinstance(loader.sampler, RandomSampler),
             seed=seed,
         )
         sizes = [len(part) for part in parts]
-        self.steps_per_epoch = schedule.steps_per_epoch(sizes, batch_size, drop_last=loader.drop_last)
+        self.steps_per_epoch = schedule.steps_per_epoch(sizes, batch_sizes, drop_last=loader.drop_last)
         self.delivered_steps = 0
         self.epoch_steps = 0
         self.starts_over = False
