@@ -50,6 +50,9 @@ class ClientLoaders:
         _check_agreement(checked)
         return cls(loaders=tuple(checked))
 
+    def __str__(self) -> str:
+        return "a loader per client"
+
     @property
     def datasets(self) -> list[Dataset[Any]]:
         """The clients' data sets."""

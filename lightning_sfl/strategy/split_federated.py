@@ -51,6 +51,7 @@ from lightning_sfl.strategy.outputs import together
 from lightning_sfl.strategy.party_steps import PartySteps
 from lightning_sfl.strategy.presence import Presence
 from lightning_sfl.strategy.server_gradients import ServerGradients
+from lightning_sfl.strategy.settings import checkpoint_settings, log_chosen_cut, log_settings
 from lightning_sfl.strategy.step_logs import StepLogs
 from lightning_sfl.strategy.transfer import PerClientTransfer
 
@@ -163,6 +164,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self._server: ServerGradients | None = None
         self._parties: PartySteps | None = None
         self._shows_every_step = False
+        self._is_first_step = False
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -192,6 +194,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         super().setup(trainer)
         if self._fitting:
             check_optimizers(self.optimizers)
+            log_settings(trainer, self)
             self._transfer = PerClientTransfer(trainer)
             self._server = ServerGradients(self._module)
             self._steps = ClientSteps(
@@ -284,6 +287,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         callbacks = getattr(self._trainer, "callbacks", [])
         self._shows_every_step = any(isinstance(callback, WeightAveraging) for callback in callbacks)
         warn_of_long_schedules(self.lr_scheduler_configs, self._trainer.estimated_stepping_batches)
+        self._is_first_step = True
         self._loader.most_steps = self._trainer.num_training_batches
         self._resume()
 
@@ -365,6 +369,10 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         server.put()
         steps.finish(batches)
         self._open_batches = None
+        if self._is_first_step:
+            self._is_first_step = False
+            if self.cut is None and self.algorithm.uses_cut:
+                log_chosen_cut(self._trainer, steps.cuts)
         if self._shows_every_step or self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._read()
         return result
@@ -373,16 +381,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
 
     @override
     def _settings(self) -> Settings:
-        return {
-            "algorithm": self.algorithm.name,
-            "num_clients": self.num_clients,
-            "clients_per_round": self.clients_per_round,
-            "aggregate_every": self.aggregate_every,
-            "batch_size": self.batch_size or 0,
-            "weighting": self.weighting.value,
-            "client_optimizer_state": self.client_optimizer_state.value,
-            "seed": self.seed,
-        }
+        return checkpoint_settings(self)
 
     @override
     def teardown(self) -> None:
