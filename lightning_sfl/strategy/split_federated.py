@@ -53,6 +53,7 @@ from lightning_sfl.strategy.presence import Presence
 from lightning_sfl.strategy.server_gradients import ServerGradients
 from lightning_sfl.strategy.settings import checkpoint_settings, log_chosen_cut, log_settings
 from lightning_sfl.strategy.step_logs import StepLogs
+from lightning_sfl.strategy.summary import print_owners
 from lightning_sfl.strategy.transfer import PerClientTransfer
 
 
@@ -373,6 +374,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             self._is_first_step = False
             if self.cut is None and self.algorithm.uses_cut:
                 log_chosen_cut(self._trainer, steps.cuts)
+            print_owners(self._trainer, steps)
         if self._shows_every_step or self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._read()
         return result
