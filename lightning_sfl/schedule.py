@@ -57,8 +57,14 @@ class Schedule(ABC):
         """The turn of a step, counted over the whole run."""
 
     @abstractmethod
-    def steps_per_epoch(self, client_sizes: Sequence[int], batch_size: int, *, drop_last: bool) -> int:
-        """Steps of one batch each in which about as many samples are seen as there are."""
+    def steps_per_epoch(self, client_sizes: Sequence[int], batch_sizes: Sequence[int], *, drop_last: bool) -> int:
+        """Steps of one batch each in which about as many samples are seen as there are.
+
+        Args:
+            client_sizes: Samples that each registered client holds.
+            batch_sizes: Samples per step of each of them; one that holds fewer has a batch of all it holds.
+            drop_last: Whether short batches are dropped.
+        """
 
     def order(self, round: int) -> tuple[int, ...]:
         """The participants of a round in an order drawn for it."""
@@ -84,15 +90,15 @@ class ParallelSchedule(Schedule):
         clients = self.participants(round)
         return Turn(round=round, participants=clients, clients=clients, closes_round=self.closes_round(step))
 
-    def steps_per_epoch(self, client_sizes: Sequence[int], batch_size: int, *, drop_last: bool) -> int:
+    def steps_per_epoch(self, client_sizes: Sequence[int], batch_sizes: Sequence[int], *, drop_last: bool) -> int:
         """See :meth:`Schedule.steps_per_epoch`.
 
         ``samples / (participants/clients · sum of the clients' batch sizes)``, rounded up, or down where short batches
-        are dropped. A client with fewer samples than ``batch_size`` has a batch of all it holds.
+        are dropped.
         """
-        batch_sizes = sum(min(batch_size, size) for size in client_sizes)
+        together = sum(min(batch, size) for batch, size in zip(batch_sizes, client_sizes, strict=True))
         samples = sum(client_sizes) * self.num_clients
-        per_step = self.clients_per_round * batch_sizes
+        per_step = self.clients_per_round * together
         return max(1, samples // per_step if drop_last else -(-samples // per_step))
 
 
@@ -112,12 +118,13 @@ class SequentialSchedule(Schedule):
             closes_round=place == length - 1,
         )
 
-    def steps_per_epoch(self, client_sizes: Sequence[int], batch_size: int, *, drop_last: bool) -> int:
+    def steps_per_epoch(self, client_sizes: Sequence[int], batch_sizes: Sequence[int], *, drop_last: bool) -> int:
         """See :meth:`Schedule.steps_per_epoch`.
 
         The batches of all clients' passes, Σ⌈nᵢ/bᵢ⌉ (or ⌊nᵢ/bᵢ⌋): on average what K drawn clients have, scaled by N/K.
         """
-        return max(1, sum(_batches(size, batch_size, drop_last=drop_last) for size in client_sizes))
+        pairs = zip(client_sizes, batch_sizes, strict=True)
+        return max(1, sum(_batches(size, batch, drop_last=drop_last) for size, batch in pairs))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

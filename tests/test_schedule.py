@@ -221,7 +221,7 @@ def test_one_client_has_all_turns(kind):
 )
 def test_an_epoch_sees_about_as_many_samples_as_there_are(sizes, clients_per_round, batch_size, drop_last, expected):
     schedule = make(len(sizes), clients_per_round)
-    assert schedule.steps_per_epoch(sizes, batch_size, drop_last=drop_last) == expected
+    assert schedule.steps_per_epoch(sizes, [batch_size] * len(sizes), drop_last=drop_last) == expected
 
 
 @given(data=st.data(), sizes=st.lists(st.integers(1, 1000), min_size=1, max_size=20), batch_size=st.integers(1, 64))
@@ -230,8 +230,12 @@ def test_steps_per_epoch_is_samples_over_the_mean_samples_of_a_step(data, sizes,
     count = data.draw(st.integers(1, len(sizes)))
     per_step = Fraction(count, len(sizes)) * sum(min(batch_size, size) for size in sizes)
     schedule = make(len(sizes), count)
-    assert schedule.steps_per_epoch(sizes, batch_size, drop_last=False) == math.ceil(sum(sizes) / per_step)
-    assert schedule.steps_per_epoch(sizes, batch_size, drop_last=True) == max(1, math.floor(sum(sizes) / per_step))
+    assert schedule.steps_per_epoch(sizes, [batch_size] * len(sizes), drop_last=False) == math.ceil(
+        sum(sizes) / per_step
+    )
+    assert schedule.steps_per_epoch(sizes, [batch_size] * len(sizes), drop_last=True) == max(
+        1, math.floor(sum(sizes) / per_step)
+    )
 
 
 @pytest.mark.parametrize(
@@ -251,7 +255,7 @@ def test_one_by_one_an_epoch_has_the_batches_of_all_clients(
 ):
     """Also if few take part in a round: their Σ⌈n/b⌉ times N/K, where K of N are drawn, is on average that of all."""
     schedule = make(len(sizes), clients_per_round or len(sizes), kind=kind)
-    assert schedule.steps_per_epoch(sizes, batch_size, drop_last=drop_last) == expected
+    assert schedule.steps_per_epoch(sizes, [batch_size] * len(sizes), drop_last=drop_last) == expected
 
 
 @given(sizes=st.lists(st.integers(1, 200), min_size=1, max_size=6), batch_size=st.integers(1, 64), data=st.data())
@@ -262,4 +266,23 @@ def test_one_by_one_steps_per_epoch_is_the_scaled_mean_over_all_draws_of_clients
     batches = sum(math.ceil(Fraction(size, min(batch_size, size))) for subset in subsets for size in subset)
     expected = Fraction(len(sizes), count) * batches / len(subsets)
     for kind in ONE_BY_ONE:
-        assert make(len(sizes), count, kind=kind).steps_per_epoch(sizes, batch_size, drop_last=False) == expected
+        assert (
+            make(len(sizes), count, kind=kind).steps_per_epoch(sizes, [batch_size] * len(sizes), drop_last=False)
+            == expected
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "drop_last", "expected"),
+    [
+        (ParallelSchedule, 3, False, 3),  # 16/(4 + 1 + 2) = 2.3
+        (ParallelSchedule, 3, True, 2),
+        (ParallelSchedule, 2, False, 4),  # 16/(⅔ · 7) = 3.4
+        (SequentialSchedule, 3, False, 3 + 4 + 1),
+        (SequentialSchedule, 2, True, 2 + 4 + 1),
+        (RelaySchedule, 3, False, 3 + 4 + 1),
+    ],
+)
+def test_every_client_counts_with_its_own_batch_size(kind, count, drop_last, expected):
+    """Clients of 10, 4 and 2 samples in batches of 4, 1 and 5, of which the last holds the client's 2."""
+    assert make(3, count, kind=kind).steps_per_epoch([10, 4, 2], [4, 1, 5], drop_last=drop_last) == expected

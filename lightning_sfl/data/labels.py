@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_sfl.random_state import RandomState
 
@@ -18,8 +18,9 @@ def labels_of(dataset: Dataset[Any]) -> npt.NDArray[np.int64]:
     """One integer label per sample.
 
     They are taken, in this order, from an attribute ``targets`` or ``labels``, from the last tensor of a
-    ``TensorDataset``, or by reading every sample once: the last part of a tuple, or what stands under ``label``,
-    ``labels``, ``target``, ``targets`` or ``y``. Reading samples leaves the random state as it was.
+    ``TensorDataset``, from the parts of a ``ConcatDataset``, or by reading every sample once: the last part of a tuple,
+    or what stands under ``label``, ``labels``, ``target``, ``targets`` or ``y``. Reading samples leaves the random
+    state as it was.
 
     Returns:
         An array of shape (samples,).
@@ -62,6 +63,8 @@ def _held_labels(dataset: Dataset[Any]) -> Sequence[Any] | Tensor | npt.NDArray[
         held = getattr(dataset, name, None)
         if isinstance(held, Sequence | Tensor | np.ndarray):
             return held
+    if isinstance(dataset, ConcatDataset):
+        return np.concatenate([labels_of(part) for part in dataset.datasets])
     return None
 
 

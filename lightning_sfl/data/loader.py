@@ -2,14 +2,16 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader
 
 from lightning_sfl.data.batches import ClientBatches
+from lightning_sfl.data.checks import check_loader
+from lightning_sfl.data.client_loaders import ClientLoaders
 from lightning_sfl.data.labels import labels_of
 from lightning_sfl.data.partition import Indices, Partition
 from lightning_sfl.data.plan import BatchPlan
@@ -28,9 +30,10 @@ class ClientLoader:
         loader: The user's training loader.
         parts: The samples of each client.
         schedule: Who takes part when.
-        batch_size: Samples per client and step.
+        batch_sizes: Samples per step of each client.
         seed: The seed of the clients' orders.
         accumulates: Steps whose gradients one optimizer step is made of; the schedule counts optimizer steps.
+        are_own_sizes: Whether the batch sizes are the clients' own, as the parts are: a run with others cannot go on.
 
     Attributes:
         most_steps: Steps after which whoever asks for them leaves off an epoch, as `limit_train_batches` makes a
@@ -44,21 +47,23 @@ class ClientLoader:
         parts: list[Indices],
         schedule: Schedule,
         *,
-        batch_size: int,
+        batch_sizes: Sequence[int],
         seed: int,
         accumulates: int,
+        are_own_sizes: bool = False,
     ) -> None:
         self._dataset = loader.dataset
         self.drop_last = loader.drop_last
         self.parts = parts
         self.schedule = schedule
-        self.batch_size = batch_size
+        self.batch_sizes = batch_sizes
         self.accumulates = accumulates
+        self._are_own_sizes = are_own_sizes
         self.most_steps = math.inf
         self.random_state: RandomState | None = None
         self._allocated: list[int] | None = None
         self._is_resumed = False
-        self._plan = BatchPlan(loader, parts, schedule, batch_size=batch_size, seed=seed, accumulates=accumulates)
+        self._plan = BatchPlan(loader, parts, schedule, batch_sizes=batch_sizes, seed=seed, accumulates=accumulates)
         self._loader: DataLoader[Any] = DataLoader(
             SeededSamples(loader.dataset, seed) if loader.num_workers > 0 else loader.dataset,
             batch_sampler=self._plan,
@@ -185,6 +190,8 @@ class ClientLoader:
         for part in self.parts:
             digest.update(len(part).to_bytes(8, "little"))
             digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+        if self._are_own_sizes:
+            digest.update(np.asarray(self.batch_sizes, dtype="<i8").tobytes())
         return digest.hexdigest()
 
     def go_on_after(self, earlier: "ClientLoader") -> None:
@@ -211,7 +218,8 @@ class ClientLoader:
         if state["parts"] != self._fingerprint:
             raise ValueError(
                 "The checkpoint was saved with another partition of the training set, or with other clients. Give the"
-                " same data, partition=, num_clients= and seed=, or load its weights alone and start anew."
+                " same data, partition= (with the same batch sizes, where it is a loader per client), num_clients= and"
+                " seed=, or load its weights alone and start anew."
             )
         self._plan.load_state_dict(state)
         self._allocated = state["allocated"]
@@ -229,6 +237,7 @@ def client_loader(
     schedule: Schedule,
     seed: int,
     accumulates: int = 1,
+    in_order: bool = False,
 ) -> ClientLoader:
     """Deal the samples of the user's training loader out to the clients.
 
@@ -236,15 +245,17 @@ def client_loader(
         loader: The user's training loader.
         partition: Deals the samples out.
         num_clients: Registered clients.
-        batch_size: Samples per client and step; None takes the loader's.
+        batch_size: Samples per client and step; None takes the loader's, or each client's own loader's.
         schedule: Who takes part when.
         seed: The seed of partition and orders.
         accumulates: Steps whose gradients one optimizer step is made of.
+        in_order: Whether clients' own loaders are not shuffled, whatever they say.
 
     Raises:
         ValueError: The loader is not one whose samples can be dealt out, or the partition cannot be made.
     """
-    plain = check_loader(loader)
+    own = partition if isinstance(partition, ClientLoaders) else None
+    plain = check_loader(loader) if own is None else own.joined(loader, in_order=in_order)
     size = len(cast(Sized, plain.dataset))
     if num_clients > size:
         raise ValueError(f"num_clients={num_clients} is more than the training set has samples ({size}).")
@@ -256,49 +267,19 @@ def client_loader(
         )
     if empty := [client for client, part in enumerate(parts) if len(part) == 0]:
         raise ValueError(f"partition={partition!r} gave clients {empty} no sample; every client needs one.")
-    assert plain.batch_size is not None
+    own_sizes = own is not None and batch_size is None
+    nominal = batch_size or plain.batch_size
+    assert own_sizes or nominal is not None
     return ClientLoader(
         plain,
         parts,
         schedule,
-        batch_size=batch_size or plain.batch_size,
+        batch_sizes=own.batch_sizes if own is not None and own_sizes else [nominal or 1] * num_clients,
         seed=seed,
         accumulates=accumulates,
+        are_own_sizes=own_sizes,
     )
 
 
 def _labels(loader: DataLoader[Any]) -> Callable[[], Indices]:
     return lambda: labels_of(loader.dataset)
-
-
-def check_loader(loader: object) -> DataLoader[Any]:
-    """Return the loader if its samples can be dealt out to clients.
-
-    Raises:
-        ValueError: They cannot: it is no map-style ``DataLoader`` with automatic batching and a plain order.
-    """
-    accepted = "Accepted is a torch DataLoader over a map-style dataset with batch_size= and shuffle=."
-    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
-        raise ValueError(
-            f"The training loader is a {type(loader).__name__}, whose samples cannot be dealt out. {accepted}"
-        )
-    if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
-        raise ValueError(
-            f"The training set {type(loader.dataset).__name__} is an iterable dataset without length or indices, so its"
-            f" samples cannot be dealt out to clients. {accepted}"
-        )
-    if loader.batch_size is None and loader.batch_sampler is None:
-        raise ValueError(f"The training loader has batch_size=None, so it makes no batches of samples. {accepted}")
-    if type(loader.batch_sampler) is not BatchSampler:
-        raise ValueError(
-            f"The training loader has its own batch_sampler, {type(loader.batch_sampler).__name__}; the partition"
-            f" takes its place. {accepted}"
-        )
-    sampler = loader.sampler
-    shuffles = type(sampler) is RandomSampler and not sampler.replacement
-    in_order = type(sampler) is SequentialSampler
-    if not (shuffles or in_order) or len(cast(Sized, sampler)) != len(loader.dataset):
-        raise ValueError(
-            f"The training loader has its own sampler ({type(sampler).__name__}); the partition replaces it. {accepted}"
-        )
-    return loader

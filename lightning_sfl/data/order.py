@@ -21,18 +21,18 @@ class ClientOrder:
 
     Args:
         parts: The samples of each client.
-        batch_size: Samples per batch; a client that holds fewer has them all in one batch. :meth:`allocate` changes it.
+        batch_sizes: Samples per batch of each client; one that holds fewer has them all in one batch. :meth:`allocate`
+            changes them.
         drop_last: Whether a short last batch of a pass is left out.
         shuffled: Whether passes go in the epoch's order; else in the order of the client's own list.
         seed: Seeds the order of a client that starts more than one pass within an epoch.
     """
 
     def __init__(
-        self, parts: Sequence[Indices], batch_size: int, *, drop_last: bool, shuffled: bool, seed: int
+        self, parts: Sequence[Indices], batch_sizes: Sequence[int], *, drop_last: bool, shuffled: bool, seed: int
     ) -> None:
         self._parts = parts
-        self._batch_size = batch_size
-        self._allocated: Sequence[int] | None = None
+        self._batch_sizes = self._nominal = batch_sizes
         self._drop_last = drop_last
         self._shuffled = shuffled
         self._seed = seed
@@ -58,16 +58,15 @@ class ClientOrder:
             self._place[order] = np.arange(len(order))
 
     def allocate(self, batch_sizes: Sequence[int] | None) -> None:
-        """Give every client a batch size of its own; None gives all the loader's."""
-        self._allocated = batch_sizes
+        """Give every client a batch size of its own; None gives back what they began with."""
+        self._batch_sizes = self._nominal if batch_sizes is None else batch_sizes
 
     def next_batch(self, client: int) -> Indices:
         """The client's next batch of samples."""
         left = self._left.get(client)
         if left is None or len(left) == 0:
             left = self._new_pass(client)
-        asked = self._batch_size if self._allocated is None else self._allocated[client]
-        size = min(asked, len(self._parts[client]))
+        size = min(self._batch_sizes[client], len(self._parts[client]))
         batch, left = left[:size], left[size:]
         if self._drop_last and len(left) < size:
             left = left[:0]

@@ -39,6 +39,9 @@ class IID:
 
     name: ClassVar[str] = "iid"
 
+    def __str__(self) -> str:
+        return self.name
+
     def split(self, num_samples: int, num_clients: int, labels: Labels, seed: int) -> list[Indices]:
         """See :meth:`Partition.split`."""
         order = generator(seed, "partition").permutation(num_samples)
@@ -63,6 +66,9 @@ class Dirichlet:
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1e6:  # NumPy's Dirichlet draw overflows far above
             raise ValueError(f"partition='dirichlet:{self.alpha}': alpha must be a number above 0 and at most 1e6.")
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.alpha:g}"
 
     def split(self, num_samples: int, num_clients: int, labels: Labels, seed: int) -> list[Indices]:
         """See :meth:`Partition.split`.
@@ -106,6 +112,9 @@ class Shards:
         if self.shards_per_client < 1:
             raise ValueError(f"partition='shards:{self.shards_per_client}': give an integer of at least 1.")
 
+    def __str__(self) -> str:
+        return f"{self.name}:{self.shards_per_client}"
+
     def split(self, num_samples: int, num_clients: int, labels: Labels, seed: int) -> list[Indices]:
         """See :meth:`Partition.split`.
 
@@ -130,6 +139,9 @@ class Explicit:
     """Index lists given by the user, one per client, in the user's order."""
 
     lists: tuple[tuple[int, ...], ...]
+
+    def __str__(self) -> str:
+        return "index lists"
 
     def split(self, num_samples: int, num_clients: int, labels: Labels, seed: int) -> list[Indices]:
         """See :meth:`Partition.split`.
@@ -216,4 +228,7 @@ def _shards(argument: str) -> Shards:
 
 
 _NAMED: dict[str, Callable[[str], Partition]] = {IID.name: _iid, Dirichlet.name: _dirichlet, Shards.name: _shards}
-_ACCEPTED = "'iid', 'dirichlet:ALPHA', 'shards:K', one list of indices per client, or an object with a split method"
+_ACCEPTED = (
+    "'iid', 'dirichlet:ALPHA', 'shards:K', one list of indices per client, a DataLoader per client ({client: loader}),"
+    " or an object with a split method"
+)

@@ -34,7 +34,7 @@ class BatchPlan:
         loader: The user's training loader, for its sampler.
         parts: The samples of each client.
         schedule: Who takes part when.
-        batch_size: Samples per client and step.
+        batch_sizes: Samples per step of each client.
         seed: The seed of the clients' orders.
         accumulates: Steps whose gradients one optimizer step is made of. The schedule counts optimizer steps; an epoch
             begins with a new one, however many steps the last of the epoch before had.
@@ -50,7 +50,7 @@ class BatchPlan:
         parts: Sequence[Indices],
         schedule: Schedule,
         *,
-        batch_size: int,
+        batch_sizes: Sequence[int],
         seed: int,
         accumulates: int,
     ) -> None:
@@ -65,13 +65,13 @@ class BatchPlan:
         self._schedule = schedule
         self._order = ClientOrder(
             parts,
-            batch_size,
+            batch_sizes,
             drop_last=loader.drop_last,
             shuffled=isinstance(loader.sampler, RandomSampler),
             seed=seed,
         )
         sizes = [len(part) for part in parts]
-        self.steps_per_epoch = schedule.steps_per_epoch(sizes, batch_size, drop_last=loader.drop_last)
+        self.steps_per_epoch = schedule.steps_per_epoch(sizes, batch_sizes, drop_last=loader.drop_last)
         self._accumulates = accumulates
         self.delivered_steps = 0
         self.optimizer_steps = 0

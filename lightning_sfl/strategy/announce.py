@@ -13,24 +13,22 @@ from lightning_sfl.data.loader import ClientLoader
 def announce(loader: ClientLoader, algorithm: str, module: nn.Module, *, keeps_state: bool) -> None:
     """Say how many clients take part, how large their batches are together, and how long an epoch is."""
     sizes = [len(part) for part in loader.parts]
+    pairs = list(zip(sizes, loader.batch_sizes, strict=True))
     schedule = loader.schedule
-    effective = schedule.clients_per_round * sum(min(size, loader.batch_size) for size in sizes) / len(sizes)
-    effective *= loader.accumulates
+    effective = schedule.clients_per_round * sum(min(pair) for pair in pairs) / len(sizes) * loader.accumulates
     batches = "" if loader.accumulates == 1 else f" in {loader.accumulates} steps"
     rank_zero_info(
         f"split_federated: {algorithm}, {len(sizes)} clients ({schedule.clients_per_round} per round) with"
         f" {min(sizes)} to {max(sizes)} samples; effective batch {effective:g}{batches}, {len(loader)} steps per epoch."
     )
-    if (small := sum(size < loader.batch_size for size in sizes)) > 0:
-        rank_zero_info(
-            f"{small} clients hold fewer samples than a batch of {loader.batch_size}; they use all they have."
-        )
-
+    if (small := sum(size < batch for size, batch in pairs)) > 0:
+        batches = " or ".join(map(str, sorted({batch for size, batch in pairs if size < batch})))
+        rank_zero_info(f"{small} clients hold fewer samples than a batch of {batches}; they use all they have.")
     if keeps_state:
         rank_zero_info(
             "client_optimizer_state='keep': memory for optimizer state grows with every client that takes part."
         )
-    single = [client for client, size in enumerate(sizes) if size % loader.batch_size == 1]
+    single = [client for client, (size, batch) in enumerate(pairs) if size % batch == 1]
     if (
         len(sizes) > 1
         and single

@@ -31,6 +31,21 @@ def check_integer(name: str, value: object, *, least: int, or_none: bool = False
         raise ValueError(f"{name}={value!r} is not accepted: give {accepted}.")
 
 
+def check_participants(clients_per_round: int | None, num_clients: int) -> int:
+    """How many clients take part in a round; a ValueError if that is more than there are."""
+    check_integer("clients_per_round", clients_per_round, least=1, or_none=True)
+    if clients_per_round is not None and clients_per_round > num_clients:
+        raise ValueError(f"clients_per_round={clients_per_round} is more than num_clients={num_clients}.")
+    return clients_per_round or num_clients
+
+
+def check_names(name: str, value: Sequence[str]) -> tuple[str, ...]:
+    """The names in ``value``; a ValueError if it is one string, whose letters would be taken for names."""
+    if isinstance(value, str):
+        raise ValueError(f"{name}={value!r} is one name; give a sequence of names, ({value!r},).")
+    return tuple(value)
+
+
 Choice = TypeVar("Choice", bound=StrEnum)
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from lightning_sfl.algorithms import make_algorithm
@@ -23,8 +24,9 @@ from lightning_sfl.clients import Shard
 from lightning_sfl.cut.find import unknown_submodule
 from lightning_sfl.cut.split import Split
 from lightning_sfl.data.batches import ClientBatches
+from lightning_sfl.data.client_loaders import partition_of
 from lightning_sfl.data.loader import ClientLoader, client_loader
-from lightning_sfl.data.partition import Partition, parse_partition
+from lightning_sfl.data.partition import Partition
 from lightning_sfl.link.link import LocalLink
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.strategy.announce import announce, warn_of_long_schedules
@@ -38,8 +40,10 @@ from lightning_sfl.strategy.checks import (
     check_integer,
     check_log,
     check_module,
+    check_names,
     check_one_loader,
     check_optimizers,
+    check_participants,
 )
 from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.cuts import Cuts
@@ -49,7 +53,9 @@ from lightning_sfl.strategy.outputs import together
 from lightning_sfl.strategy.party_steps import PartySteps
 from lightning_sfl.strategy.presence import Presence
 from lightning_sfl.strategy.server_gradients import ServerGradients
+from lightning_sfl.strategy.settings import checkpoint_settings, log_chosen_cut, log_settings
 from lightning_sfl.strategy.step_logs import StepLogs
+from lightning_sfl.strategy.summary import print_owners
 from lightning_sfl.strategy.transfer import PerClientTransfer
 
 
@@ -71,11 +77,13 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             ``"splitfed_v1"`` (a server replica per participant), ``"splitfed_v2"`` (one server model, stepped client by
             client), ``"split_learning"`` (one set of client weights, handed on) or ``"fedavg"`` (no server half).
         partition: Which client holds which training samples: ``"iid"``, ``"dirichlet:ALPHA"``, ``"shards:K"``, one list
-            of indices per client, or a :class:`~lightning_sfl.data.partition.Partition`.
+            of indices per client, a loader for every client, ``{client: DataLoader}``, or a
+            :class:`~lightning_sfl.data.partition.Partition`. Clients with loaders train on those, each in its own batch
+            size; `fit` is given one of them, or one over the ``ConcatDataset`` of all their data.
         aggregate_every: Optimizer steps of each participant between two aggregations; in split learning, of one holder
             of the weights before it hands them on.
         clients_per_round: How many clients are drawn to take part in a round; None for all.
-        batch_size: Samples per client and step; None takes the training loader's. A client with fewer uses all it has.
+        batch_size: Samples per client and step; None takes the loader's. A client with fewer uses all it has.
         weighting: What clients count in proportion to when they are averaged: the ``"samples"`` they processed since
             the last aggregation, the ``"data"`` they hold, or nothing (``"uniform"``, for the server's loss as well).
         client_optimizer_state: What becomes of the clients' optimizer state at an aggregation: ``"average"`` it,
@@ -105,7 +113,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         cut: str | tuple[str, str] | dict[int, str] | None = None,
         num_clients: int = 10,
         algorithm: str = "splitfed_shared",
-        partition: str | list[list[int]] | Partition = "iid",
+        partition: str | list[list[int]] | dict[int, DataLoader[Any]] | Partition = "iid",
         aggregate_every: int = 1,
         clients_per_round: int | None = None,
         batch_size: int | None = None,
@@ -123,15 +131,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         super().__init__(accelerator=accelerator, checkpoint_io=checkpoint_io, precision_plugin=precision_plugin)
         check_integer("num_clients", num_clients, least=1)
         check_integer("aggregate_every", aggregate_every, least=1)
-        check_integer("clients_per_round", clients_per_round, least=1, or_none=True)
         check_integer("batch_size", batch_size, least=1, or_none=True)
         check_integer("seed", seed, least=0)
-        if clients_per_round is not None and clients_per_round > num_clients:
-            raise ValueError(f"clients_per_round={clients_per_round} is more than num_clients={num_clients}.")
-        if isinstance(server_inputs, str):
-            raise ValueError(
-                f"server_inputs={server_inputs!r} is one name; give a sequence of names, ({server_inputs!r},)."
-            )
         self.algorithm = make_algorithm(algorithm)
         if cut is not None and not self.algorithm.uses_cut:
             raise ValueError(
@@ -141,13 +142,13 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self.client_optimizer_state = check_choice(
             "client_optimizer_state", client_optimizer_state, ClientOptimizerState
         )
-        self.partition = parse_partition(partition)
+        self.partition = partition_of(partition, num_clients)
         self.cut = check_cut(cut, num_clients)
         self.num_clients = num_clients
         self.aggregate_every = aggregate_every
-        self.clients_per_round = clients_per_round or num_clients
+        self.clients_per_round = check_participants(clients_per_round, num_clients)
         self.batch_size = batch_size
-        self.server_inputs = tuple(server_inputs)
+        self.server_inputs = check_names("server_inputs", server_inputs)
         if nonfinite not in ("error", "skip"):
             raise ValueError(f"nonfinite={nonfinite!r} is not known. Accepted are 'error' and 'skip'.")
         self.nonfinite = nonfinite
@@ -168,6 +169,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self._server = None
         self._parties: PartySteps | None = None
         self._shows_every_step = False
+        self._is_first_step = False
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -197,6 +199,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         super().setup(trainer)
         if self._fitting:
             check_optimizers(self.optimizers)
+            log_settings(trainer, self)
             self._transfer = PerClientTransfer(trainer)
             self._server = ServerGradients(self._module)
             self._steps = ClientSteps(
@@ -231,6 +234,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             steps_per_round=self.aggregate_every,
             seed=self.seed,
         )
+        # Where the user asks for the same batches over and over.
+        overfits = bool(getattr(self._trainer, "overfit_batches", 0))
         earlier = self._loader
         self._loader = client_loader(
             dataloader,
@@ -240,9 +245,9 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             schedule=schedule,
             seed=self.seed,
             accumulates=self._trainer.accumulate_grad_batches,
+            in_order=overfits,
         )
-        # With one client, or where the user asks for the same batches over and over, an epoch is a plain run's.
-        self._loader.starts_over = self.num_clients == 1 or bool(getattr(self._trainer, "overfit_batches", 0))
+        self._loader.starts_over = self.num_clients == 1 or overfits  # with one client an epoch is a plain run's
         if earlier is not None:
             self._loader.go_on_after(earlier)  # Trainer(reload_dataloaders_every_n_epochs=...)
         if self._saved is not None:
@@ -290,6 +295,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         callbacks = getattr(self._trainer, "callbacks", [])
         self._shows_every_step = any(isinstance(callback, WeightAveraging) for callback in callbacks)
         warn_of_long_schedules(self.lr_scheduler_configs, self._trainer.estimated_stepping_batches)
+        self._is_first_step = True
         self._loader.most_steps = self._trainer.num_training_batches
         self._resume()
 
@@ -359,6 +365,11 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             return result
         self._steps.finish(self._open_batches)
         self._open_batches = None
+        if self._is_first_step and self._federation is not None:
+            self._is_first_step = False
+            if self.cut is None and self.algorithm.uses_cut:
+                log_chosen_cut(self._trainer, self._steps.cuts)
+            print_owners(self._trainer, self._steps)
         if self._shows_every_step or self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._read()
         return result
@@ -373,17 +384,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
 
     @override
     def _settings(self) -> Settings:
-        return {
-            "algorithm": self.algorithm.name,
-            "num_clients": self.num_clients,
-            "clients_per_round": self.clients_per_round,
-            "aggregate_every": self.aggregate_every,
-            "batch_size": self.batch_size or 0,
-            "weighting": self.weighting.value,
-            "client_optimizer_state": self.client_optimizer_state.value,
-            "seed": self.seed,
-            "accumulate_grad_batches": self._trainer.accumulate_grad_batches,
-        }
+        return {**checkpoint_settings(self), "accumulate_grad_batches": self._trainer.accumulate_grad_batches}
 
     @override
     def teardown(self) -> None:

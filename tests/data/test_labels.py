@@ -91,9 +91,9 @@ def test_labels_are_the_last_part_of_a_tuple(kind, convert):
     assert labels_of(dataset).tolist() == [3, 1, 2]
 
 
-def test_a_concatenation_is_read():
-    parts = [TensorDataset(torch.zeros(2), torch.tensor([4, 5])), TensorDataset(torch.zeros(1), torch.tensor([6]))]
-    assert labels_of(ConcatDataset(parts)).tolist() == [4, 5, 6]
+def test_a_concatenation_shows_the_labels_of_its_parts_unread():
+    parts = [held(targets=[2, 0, 1]), TensorDataset(torch.zeros(2), torch.tensor([4, 5])), Listed([("x", 6)])]
+    assert labels_of(ConcatDataset(parts)).tolist() == [2, 0, 1, 4, 5, 6]
 
 
 class Augmented(Dataset):

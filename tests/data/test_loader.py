@@ -20,7 +20,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_sfl.data.loader import check_loader, client_loader
+from lightning_sfl.data.checks import check_loader
+from lightning_sfl.data.loader import client_loader
 from lightning_sfl.data.partition import parse_partition
 from lightning_sfl.random_state import RandomState
 from lightning_sfl.schedule import ParallelSchedule
@@ -258,7 +259,7 @@ def test_an_epoch_has_the_length_of_the_formula_and_yields_it(
 
 def test_a_batch_size_takes_the_place_of_the_loaders():
     loader = deal(DataLoader(numbers(12), batch_size=2), num_clients=2, batch_size=3)
-    assert loader.batch_size == 3
+    assert loader.batch_sizes == [3, 3]
     assert len(loader) == 2
     assert [set(step.sizes().values()) for step in epoch(loader)] == [{3}, {3}]
 

@@ -14,7 +14,7 @@ EPOCH = [9, 8, 3, 0, 1, 6, 7, 2, 5, 4]
 def make(parts=PARTS, batch_size=2, *, drop_last=False, shuffled=True, seed=0, epoch=EPOCH):
     order = ClientOrder(
         [np.array(part, dtype=np.int64) for part in parts],
-        batch_size,
+        [batch_size] * len(parts),
         drop_last=drop_last,
         shuffled=shuffled,
         seed=seed,

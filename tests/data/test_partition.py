@@ -167,7 +167,8 @@ def test_explicit_lists_that_do_not_deal_out_every_sample_once_are_refused(given
 
 
 ACCEPTED = (
-    r"Accepted are 'iid', 'dirichlet:ALPHA', 'shards:K', one list of indices per client, or an object with a split"
+    r"Accepted are 'iid', 'dirichlet:ALPHA', 'shards:K', one list of indices per client, a DataLoader per client"
+    r" \(\{client: loader\}\), or an object with a split method"
 )
 
 

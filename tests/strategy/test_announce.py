@@ -51,3 +51,14 @@ def test_a_loader_that_drops_the_last_batch_is_not_warned_of():
 def test_normalisation_over_images_is_not_warned_of():
     """It has the places of an image to go by, and takes a single sample."""
     fit(VGG.module(sgd), VGG.loader(12, 2), strategy(3, 4, 5), max_epochs=1)
+
+
+def test_the_effective_batch_is_that_of_the_clients_own_batch_sizes(caplog):
+    """Clients of 4, 6 and 2 samples by 2, 3 and 5: 2 + 3 + 2 = 7, two of three per round: 14/3; 12/(14/3) steps."""
+    sizes = {4: 2, 6: 3, 2: 5}
+    loaders = {client: MLP.loader(size, sizes[size]) for client, size in enumerate(sizes)}
+    own = SplitFederatedStrategy(cut="model.1", num_clients=3, clients_per_round=2, partition=loaders)
+    with caplog.at_level("INFO", "lightning.pytorch"):
+        fit(normalised(), loaders[0], own, max_steps=1, max_epochs=1)
+    assert "with 2 to 6 samples; effective batch 4.66667, 3 steps per epoch." in caplog.text
+    assert "1 clients hold fewer samples than a batch of 5; they use all they have." in caplog.text
