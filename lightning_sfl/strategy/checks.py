@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import nn
 from torch.optim import Optimizer
 
+from lightning_sfl.algorithms.aggregation import Weighting
 from lightning_sfl.algorithms.placement import Algorithm
 from lightning_sfl.cut.find import unknown_submodule
 from lightning_sfl.data.loader import ClientLoader
@@ -54,6 +55,34 @@ def check_choice(name: str, value: str, choices: type[Choice]) -> Choice:
     if value not in tuple(choices):
         raise ValueError(f"{name}={value!r} is not known. Accepted are {', '.join(repr(str(one)) for one in choices)}.")
     return choices(value)
+
+
+class ServerBatching(StrEnum):
+    """How the server runs on what several clients send."""
+
+    PER_CLIENT = "per_client"
+    MERGED = "merged"
+
+
+def check_merging(batching: ServerBatching, algorithm: Algorithm, weighting: Weighting, cuts: Cuts) -> None:
+    """Raise a ValueError if the server is to merge what cannot be one batch."""
+    if batching is not ServerBatching.MERGED:
+        return
+    if algorithm.name != "splitfed_shared":
+        raise ValueError(
+            f"server_batching='merged' does not go with algorithm={algorithm.name!r}: one server model must be trained"
+            " on all participants at once. Accepted is 'splitfed_shared'."
+        )
+    if weighting is Weighting.UNIFORM:
+        raise ValueError(
+            "server_batching='merged' does not go with weighting='uniform': the loss of a merged batch weights clients"
+            " by their samples. Accepted are 'samples' and 'data'."
+        )
+    if cuts.by_client or cuts.last is not None:
+        given = (cuts.default, cuts.last) if cuts.last is not None else cuts.names
+        raise ValueError(
+            f"server_batching='merged' does not go with the cuts {given}: all clients must cut at the same one place."
+        )
 
 
 def check_devices(devices: Sequence[torch.device] | None, num_nodes: int) -> None:

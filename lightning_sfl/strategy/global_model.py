@@ -29,7 +29,7 @@ from lightning_sfl.strategy.checkpoints import (
     update_plateaus,
     validation_is_due,
 )
-from lightning_sfl.strategy.client_steps import ClientSteps
+from lightning_sfl.strategy.rounds import Rounds
 from lightning_sfl.strategy.server_gradients import ServerGradients
 from lightning_sfl.strategy.single_process import SingleProcessStrategy
 
@@ -38,7 +38,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
     """Shows the global model to all who read it, and saves and loads what it takes to go on bit for bit."""
 
     strategy_name: ClassVar[str]
-    _steps: ClientSteps | None
+    _rounds: Rounds | None
     _loader: ClientLoader | None
     _server: ServerGradients | None
     _saved: dict[str, Any] | None
@@ -64,7 +64,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
 
     @property
     def _federation(self) -> Federation | None:
-        return None if self._steps is None else self._steps.federation
+        return None if self._rounds is None else self._rounds.federation
 
     # Reading the global model
 
@@ -110,7 +110,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
         """Save Lightning's checkpoint of the global model, and beside it what it takes to go on bit for bit."""
         if (
             self._loader is not None
-            and self._steps is not None
+            and self._rounds is not None
             and self._server is not None
             and "optimizer_states" in checkpoint
         ):
@@ -121,7 +121,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
             checkpoint[self.strategy_name] = {
                 "settings": self._settings(),
                 "loader": loader,
-                "steps": self._steps.state_dict(),
+                "rounds": self._rounds.state_dict(),
                 "server_gradients": self._server.state_dict(),
                 "random": RandomState.capture().to_state(),
                 "validation_is_due": validation_is_due(self._trainer),
@@ -165,9 +165,9 @@ class GlobalModelStrategy(SingleProcessStrategy):
         saved = checkpoint.get(self.strategy_name)
         if saved is None:
             return
-        assert self._steps is not None
+        assert self._rounds is not None
         self._saved = saved
-        self._steps.load_state_dict(saved["steps"])
+        self._rounds.load_state_dict(saved["rounds"])
         begin_after_a_whole_epoch(self._trainer)
         if self._loader is not None:  # made early, by a scheduler that asked for the number of steps
             with self._as_before_on_error():

@@ -22,3 +22,9 @@ def together(outputs: Mapping[int, Any], weights: Mapping[int, float]) -> Any:
             if key != "loss":
                 merged.setdefault(key, {})[client] = value
     return merged
+
+
+def without_graph(output: Any) -> Any:
+    """What a step returned, with its loss detached from the graph."""
+    loss = loss_of(output).detach()
+    return {**output, "loss": loss} if isinstance(output, Mapping) else loss

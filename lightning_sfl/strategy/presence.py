@@ -1,9 +1,21 @@
 """Which participants count: those that are not lost, and whose losses and updates are numbers."""
 
+from collections.abc import Sequence
+from enum import StrEnum
+
+from torch import Tensor
+
 from lightning_sfl.algorithms.federation import Federation
 from lightning_sfl.attendance import Attendance, Stage
 from lightning_sfl.cut.find import loss_of
 from lightning_sfl.data.batches import ClientBatches
+
+
+class Nonfinite(StrEnum):
+    """What happens at a loss or update of a client that is not a number."""
+
+    ERROR = "error"
+    SKIP = "skip"
 
 
 class Presence:
@@ -37,6 +49,39 @@ class Presence:
             return False
         raise ValueError(
             f"Client {client} has a loss of {loss.item()}. nonfinite='skip' leaves such a client out of the step."
+        )
+
+    def counts_smashed(self, smashed: Sequence[Tensor], client: int) -> bool:
+        """Whether a client's smashed data are numbers, before they meet those of others.
+
+        Raises:
+            ValueError: They are not, and that is to stop the run.
+        """
+        if all(bool(tensor.detach().isfinite().all()) for tensor in smashed):
+            return True
+        if self.skips_nonfinite:
+            return False
+        raise ValueError(
+            f"Client {client} has smashed data that are NaN or infinite. nonfinite='skip' leaves such a client out of"
+            " the step."
+        )
+
+    def counts_together(self, output: object, clients: Sequence[int]) -> bool:
+        """Whether there is a loss on all these clients' data together: not None, and a number.
+
+        Raises:
+            ValueError: It is not a number, and that is to stop the run.
+        """
+        if output is None:
+            return False
+        loss = loss_of(output).detach()
+        if bool(loss.isfinite().all()):
+            return True
+        if self.skips_nonfinite:
+            return False
+        raise ValueError(
+            f"Clients {list(clients)} together have a loss of {loss.item()}. nonfinite='skip' leaves such a step out;"
+            " server_batching='per_client' tells which client it is."
         )
 
     def before_upload(self, federation: Federation, batches: ClientBatches) -> None:

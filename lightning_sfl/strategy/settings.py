@@ -48,6 +48,7 @@ def log_settings(trainer: pl.Trainer, strategy: "SplitFederatedStrategy") -> Non
         **checkpoint_settings(strategy),
         "batch_size": strategy.batch_size or "the loader's",
         "partition": _partition_text(strategy.partition),
+        "server_batching": strategy.server_batching.value,
         "server_inputs": ", ".join(strategy.server_inputs) or "none",
         "nonfinite": strategy.nonfinite,
     }

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from lightning_sfl.algorithms import make_algorithm
-from lightning_sfl.algorithms.aggregation import Aggregation, ClientOptimizerState, Weighting
+from lightning_sfl.algorithms.aggregation import ClientOptimizerState, Weighting
 from lightning_sfl.allocation import Allocation
 from lightning_sfl.attendance import Attendance, EverybodyIsThere
 from lightning_sfl.clients import Shard
@@ -32,6 +32,7 @@ from lightning_sfl.link.log import MessageLog
 from lightning_sfl.strategy.announce import announce, warn_of_long_schedules
 from lightning_sfl.strategy.checkpoints import Settings
 from lightning_sfl.strategy.checks import (
+    ServerBatching,
     check_accumulates_on,
     check_accumulation,
     check_choice,
@@ -39,6 +40,7 @@ from lightning_sfl.strategy.checks import (
     check_devices,
     check_integer,
     check_log,
+    check_merging,
     check_module,
     check_names,
     check_one_loader,
@@ -48,15 +50,14 @@ from lightning_sfl.strategy.checks import (
 from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.cuts import Cuts
 from lightning_sfl.strategy.global_model import GlobalModelStrategy
-from lightning_sfl.strategy.loss_scale import LossScale
-from lightning_sfl.strategy.outputs import together
 from lightning_sfl.strategy.party_steps import PartySteps
-from lightning_sfl.strategy.presence import Presence
+from lightning_sfl.strategy.presence import Nonfinite
 from lightning_sfl.strategy.server_gradients import ServerGradients
 from lightning_sfl.strategy.settings import checkpoint_settings, log_chosen_cut, log_settings
 from lightning_sfl.strategy.step_logs import StepLogs
 from lightning_sfl.strategy.summary import print_owners
 from lightning_sfl.strategy.transfer import PerClientTransfer
+from lightning_sfl.strategy.wiring import wired
 
 
 class SplitFederatedStrategy(GlobalModelStrategy):
@@ -89,6 +90,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         client_optimizer_state: What becomes of the clients' optimizer state at an aggregation: ``"average"`` it,
             ``"reset"`` it, or each client may ``"keep"`` its own, which takes memory for every client that ever took
             part.
+        server_batching: Whether the server runs once ``"per_client"``, or once on the smashed data of all clients
+            ``"merged"`` into one batch, whose statistics its batch normalisation then uses.
         server_inputs: Names of model inputs that the server half may read although the cut is to keep them private
             (``"labels"`` where labels are the input ids; ``"0"`` for the first part of a tuple).
         attendance: Decides which participants are lost, and when (:mod:`lightning_sfl.attendance`); None loses nobody.
@@ -119,6 +122,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         batch_size: int | None = None,
         weighting: Literal["samples", "data", "uniform"] = "samples",
         client_optimizer_state: Literal["average", "reset", "keep"] = "average",
+        server_batching: Literal["per_client", "merged"] = "per_client",
         server_inputs: Sequence[str] = (),
         attendance: Attendance | None = None,
         nonfinite: Literal["error", "skip"] = "error",
@@ -149,9 +153,9 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self.clients_per_round = check_participants(clients_per_round, num_clients)
         self.batch_size = batch_size
         self.server_inputs = check_names("server_inputs", server_inputs)
-        if nonfinite not in ("error", "skip"):
-            raise ValueError(f"nonfinite={nonfinite!r} is not known. Accepted are 'error' and 'skip'.")
-        self.nonfinite = nonfinite
+        self.nonfinite = check_choice("nonfinite", nonfinite, Nonfinite)
+        self.server_batching = check_choice("server_batching", server_batching, ServerBatching)
+        check_merging(self.server_batching, self.algorithm, self.weighting, Cuts.given(self.cut, num_clients))
         self.attendance: Attendance = attendance or EverybodyIsThere()
         self.seed = seed
         self.message_log = message_log
@@ -161,6 +165,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         """Forget the last fit; a meter counts one fit."""
         self.link = LocalLink(self.message_log)
         self._transfer: PerClientTransfer | None = None
+        self._rounds = None
         self._steps: ClientSteps | None = None
         self._loader: ClientLoader | None = None
         self._saved: dict[str, Any] | None = None
@@ -174,12 +179,12 @@ class SplitFederatedStrategy(GlobalModelStrategy):
     @property
     def splits(self) -> dict[str, Split]:
         """Whose is what at every cut used so far, by cut; empty before the first step, and without a cut."""
-        return {} if self._steps is None else dict(self._steps.splits)
+        return {} if self._rounds is None else dict(self._rounds.known.splits)
 
     @property
     def rounds(self) -> int:
         """Rounds begun in this fit."""
-        return 0 if self._steps is None else self._steps.rounds
+        return 0 if self._rounds is None else self._rounds.count
 
     # Set-up
 
@@ -202,22 +207,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             log_settings(trainer, self)
             self._transfer = PerClientTransfer(trainer)
             self._server = ServerGradients(self._module)
-            self._steps = ClientSteps(
-                self._module,
-                self.optimizers[0],
-                self.precision_plugin,
-                LossScale(self.precision_plugin, accumulates=trainer.accumulate_grad_batches),
-                algorithm=self.algorithm,
-                aggregation=Aggregation(
-                    weighting=self.weighting,
-                    client_optimizer_state=self.client_optimizer_state,
-                    client_samples=self._samples_held,
-                ),
-                link=self.link,
-                cuts=Cuts.given(self.cut, self.num_clients),
-                presence=Presence(self.attendance, skips_nonfinite=self.nonfinite == "skip"),
-                server_inputs=self.server_inputs,
-            )
+            self._rounds, self._steps = wired(self, trainer)
 
     @override
     def model_to_device(self) -> None:
@@ -268,7 +258,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             ValueError: There is not one entry per registered client, or the algorithm has no cut.
             CutError: A cut is not valid, or the cuts do not lie one behind the other. Nothing is changed then.
         """
-        if self._steps is None or self._loader is None or not self._trains:
+        if self._rounds is None or self._loader is None or not self._trains:
             raise MisconfigurationException("allocate() takes effect at the next round of a fit; no fit is going on.")
         allocation.check(self.num_clients)
         if allocation.cut is not None:
@@ -276,11 +266,14 @@ class SplitFederatedStrategy(GlobalModelStrategy):
                 raise ValueError(f"Allocation(cut=...) does not go with algorithm={self.algorithm.name!r}.")
             for name in sorted(set(allocation.cut) - {name for name, _ in self._module.named_modules()}):
                 raise unknown_submodule(self._module, name)
-            self._steps.allocate(Cuts.of_all(allocation.cut, self._steps.cuts.last), self._loader.next_round)
+            cuts = Cuts.of_all(allocation.cut, self._rounds.cuts.last)
+            check_merging(self.server_batching, self.algorithm, self.weighting, cuts)
+            self._rounds.allocate(cuts, self._loader.next_round)
         if allocation.batch_size is not None:
             self._loader.allocate([int(size) for size in allocation.batch_size])
 
-    def _samples_held(self, client: int) -> int:
+    def samples_held(self, client: int) -> int:
+        """How many training samples a client holds, once the loader was dealt out."""
         assert self._loader is not None
         return len(self._loader.parts[client])
 
@@ -313,11 +306,12 @@ class SplitFederatedStrategy(GlobalModelStrategy):
 
     @override
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Run every participant's forward and backward pass, one after the other.
+        """Run every participant's forward and backward pass.
 
         Returns:
             What Lightning expects of a training step: the participants' weighted mean loss, or, where the module
-            returns mappings, a mapping with it and each other value by client; None if every participant skipped.
+            returns mappings, a mapping with it and each other value by client (merged: as it is); None if every
+            participant skipped.
         """
         assert self._steps is not None
         assert self._server is not None
@@ -326,22 +320,13 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self._steps.begin(batches, self._trainer.current_epoch)
         self._server.begin(afresh=batches.begins_optimizer_step)
         logs = StepLogs(self._trainer)
-        sizes = batches.sizes()
-        weights = self._steps.aggregation.loss_weights(sizes)
-        outputs: dict[int, Any] = {}
-        for client in batches:
-            logs.begin_client(batches[client])
-            output = self._steps.run(batches, client, weights[client], (batches[client], *args[1:]), kwargs)
-            logs.end_client(sizes[client])
-            if output is not None:
-                outputs[client] = output
-        logs.end_step(batches, sum(sizes.values()))
-        present = sum(weights[client] for client in outputs)
-        self._server.end(present if self._steps.shares_loss else 1.0)
-        if not outputs:
+        output, present = self._steps.run(batches, args[1:], kwargs, logs)
+        logs.end_step(batches, sum(batches.sizes().values()))
+        self._server.end(present)
+        if output is None:
             self._server.put()  # no backward pass follows that would
         self._open_batches = batches
-        return together(outputs, {client: weights[client] / present for client in outputs})
+        return output
 
     @override
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
@@ -358,18 +343,18 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         """Step the server, then every participant, and end the round where it is due."""
         assert self._parties is not None
         assert self._server is not None
-        assert self._steps is not None
+        assert self._rounds is not None
         result = self._parties.step(optimizer, closure, self._open_parties, **kwargs)
         self._server.close()
         if self._open_batches is None:
             return result
-        self._steps.finish(self._open_batches)
+        self._rounds.finish(self._open_batches)
         self._open_batches = None
         if self._is_first_step and self._federation is not None:
             self._is_first_step = False
             if self.cut is None and self.algorithm.uses_cut:
-                log_chosen_cut(self._trainer, self._steps.cuts)
-            print_owners(self._trainer, self._steps)
+                log_chosen_cut(self._trainer, self._rounds.cuts)
+            print_owners(self._trainer, self._rounds)
         if self._shows_every_step or self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._read()
         return result
@@ -389,8 +374,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
     @override
     def teardown(self) -> None:
         self._read()
-        if self._steps is not None:
-            self._steps.end()
+        if self._rounds is not None:
+            self._rounds.end()
         if self._transfer is not None:
             self._transfer.undo()
         super().teardown()

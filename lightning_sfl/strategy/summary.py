@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_sfl.cut.split import Split
 from lightning_sfl.random_state import RandomState
-from lightning_sfl.strategy.client_steps import ClientSteps
+from lightning_sfl.strategy.rounds import Rounds
 
 Columns = list[tuple[str, list[str]]]
 """Headings, and the cells below them."""
@@ -33,10 +33,10 @@ class Owner(StrEnum):
     """Behind the cuts of some clients and before those of others: a client's own, on whichever side it is computed."""
 
 
-def print_owners(trainer: pl.Trainer, steps: ClientSteps) -> None:
+def print_owners(trainer: pl.Trainer, rounds: Rounds) -> None:
     """Print the table of every model summary the trainer has with the owners, to its own depth, in its own style."""
     module = trainer.lightning_module
-    splits = [steps.splits[cut] for cut in steps.cuts.names]
+    splits = [rounds.known.splits[cut] for cut in rounds.cuts.names]
     for callback in getattr(trainer, "callbacks", []):
         if isinstance(callback, ModelSummary) and callback._max_depth != 0:
             with _without_trace(module):

@@ -101,7 +101,7 @@ class Asks(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.losses.append(float(outputs["loss"]) if outputs else float("nan"))
-        self.cuts.append([trainer.strategy._steps.cuts.of(client) for client in range(trainer.strategy.num_clients)])
+        self.cuts.append([trainer.strategy._rounds.cuts.of(client) for client in range(trainer.strategy.num_clients)])
         self.ask(trainer, "on_train_batch_end")
 
     def on_validation_end(self, trainer, pl_module):

@@ -248,7 +248,7 @@ def test_at_another_cut_layers_newly_shared_take_the_mean_and_layers_newly_owned
     case = Case(cut=before, aggregate_every=4)
     case.train(tmp_path, stop=6)
     checkpoint = torch.load(tmp_path / "step=6.ckpt", weights_only=True)
-    held = checkpoint["split_federated"]["steps"]["federation"]["participants"]
+    held = checkpoint["split_federated"]["rounds"]["federation"]["participants"]
     own_before = {client: tensors for client, (_, _, tensors, _) in held.items()}
     seen = {}
 

@@ -137,7 +137,7 @@ def test_a_chosen_cut_is_told_once_it_is_chosen():
     strategy = SplitFederatedStrategy(num_clients=2)
     logger = told(strategy)
     assert "split_federated/cut" not in logger.calls[0]
-    assert logger.calls[-1] == {"split_federated/cut": strategy._steps.cuts.default}
+    assert logger.calls[-1] == {"split_federated/cut": strategy._rounds.cuts.default}
     assert logger.settings()["split_federated/cut"].startswith("model.")
 
 

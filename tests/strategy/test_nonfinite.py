@@ -125,5 +125,5 @@ def test_an_update_that_is_no_number_is_an_error_that_names_the_client(factor):
 
 
 def test_an_unknown_rule_is_refused():
-    with pytest.raises(ValueError, match="nonfinite='ignore' is not known. Accepted are 'error' and 'skip'"):
+    with pytest.raises(ValueError, match="nonfinite='ignore' is not known. Accepted are 'error', 'skip'"):
         SplitFederatedStrategy(nonfinite="ignore")
