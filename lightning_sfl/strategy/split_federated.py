@@ -43,6 +43,7 @@ from lightning_sfl.strategy.checks import (
 )
 from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.cuts import Cuts
+from lightning_sfl.strategy.epoch_sums import EpochSums
 from lightning_sfl.strategy.global_model import GlobalModelStrategy
 from lightning_sfl.strategy.loss_scale import LossScale
 from lightning_sfl.strategy.outputs import together
@@ -164,6 +165,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self._before: dict[str, Tensor] = {}
         self._open_batches: ClientBatches | None = None
         self._server = None
+        self._logged_earlier = EpochSums({}, 0)
         self._parties: PartySteps | None = None
         self._shows_every_step = False
 
@@ -317,7 +319,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         batches: ClientBatches = args[0]
         self._steps.begin(batches, self._trainer.current_epoch)
         self._server.begin(afresh=batches.begins_optimizer_step)
-        logs = StepLogs(self._trainer)
+        logs = StepLogs(self._trainer, self._logged_earlier)
         sizes = batches.sizes()
         weights = self._steps.aggregation.loss_weights(sizes)
         outputs: dict[int, Any] = {}

@@ -274,6 +274,30 @@ def test_a_run_goes_on_from_any_batch_of_a_step(algorithm, batch, tmp_path):
     assert differences(whole, run(7, Saves(), ckpt_path=tmp_path / "saved.ckpt")) == []
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
+@pytest.mark.parametrize(("before", "after"), [("model.1", "model.2"), ("model.2", "model.1")])
+def test_at_another_cut_layers_that_changed_hands_lose_what_was_added_up(before, after, tmp_path):
+    """Saved after the first batch of a step of 3. After the second, the server has its own layers' gradients alone."""
+    shown: list[set[str]] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            shown.append({name for name, p in pl_module.named_parameters() if p.grad is not None})
+
+    def run(cut, callback, **options):
+        strategy = SplitFederatedStrategy(cut=cut, num_clients=2, aggregate_every=3)
+        trainer = quiet_trainer(strategy=strategy, callbacks=[callback], max_epochs=1, accumulate_grad_batches=3)
+        with contextlib.suppress(Stopped):
+            trainer.fit(Net(sgd), RESNET.loader(14, 2), weights_only=True, **options)
+        return strategy.splits[cut]
+
+    run(before, Saves(tmp_path / "saved.ckpt", 0))
+    saved = torch.load(tmp_path / "saved.ckpt", weights_only=True)["split_federated"]
+    split = run(after, Look(), ckpt_path=tmp_path / "saved.ckpt")
+    assert shown[0] == set(split.server_parameters)
+    assert saved["server_gradients"].keys() != shown[0]
+
+
 def test_a_checkpoint_of_another_accumulation_is_refused(tmp_path):
     for accumulates, path in ((2, None), (3, tmp_path / "saved.ckpt")):
         strategy = SplitFederatedStrategy(cut="model.1", num_clients=2)
