@@ -29,6 +29,7 @@ from lightning_sfl.strategy.checkpoints import (
     update_plateaus,
     validation_is_due,
 )
+from lightning_sfl.strategy.epoch_sums import EpochSums, epoch_sums
 from lightning_sfl.strategy.rounds import Rounds
 from lightning_sfl.strategy.server_gradients import ServerGradients
 from lightning_sfl.strategy.single_process import SingleProcessStrategy
@@ -41,6 +42,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
     _rounds: Rounds | None
     _loader: ClientLoader | None
     _server: ServerGradients | None
+    _logged_earlier: EpochSums
     _saved: dict[str, Any] | None
     _before: dict[str, Tensor]
 
@@ -126,6 +128,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
                 "random": RandomState.capture().to_state(),
                 "validation_is_due": validation_is_due(self._trainer),
                 "plateaus": plateau_state(self._trainer),
+                "logged": epoch_sums(self._trainer),
             }
             # Lightning's own copy of the loader's state: a plain loader could not take it over.
             checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
@@ -190,6 +193,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
         update_plateaus(self._trainer, self._saved["plateaus"])
         begin_next_epoch(self._trainer)
         self._server.load_state_dict(self._saved["server_gradients"])
+        self._logged_earlier = EpochSums(self._saved["logged"], self._trainer.current_epoch)
         # Lightning goes on to fast-forward its loops, which draws seeds for loaders that nobody reads.
         self._loader.random_state = RandomState.capture()
         self._saved = None

@@ -49,6 +49,7 @@ from lightning_sfl.strategy.checks import (
 )
 from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.cuts import Cuts
+from lightning_sfl.strategy.epoch_sums import EpochSums
 from lightning_sfl.strategy.global_model import GlobalModelStrategy
 from lightning_sfl.strategy.party_steps import PartySteps
 from lightning_sfl.strategy.presence import Nonfinite
@@ -172,6 +173,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self._before: dict[str, Tensor] = {}
         self._open_batches: ClientBatches | None = None
         self._server = None
+        self._logged_earlier = EpochSums({}, 0)
         self._parties: PartySteps | None = None
         self._shows_every_step = False
         self._is_first_step = False
@@ -319,7 +321,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         batches: ClientBatches = args[0]
         self._steps.begin(batches, self._trainer.current_epoch)
         self._server.begin(afresh=batches.begins_optimizer_step)
-        logs = StepLogs(self._trainer)
+        logs = StepLogs(self._trainer, self._logged_earlier)
         output, present = self._steps.run(batches, args[1:], kwargs, logs)
         logs.end_step(batches, sum(batches.sizes().values()))
         self._server.end(present)

@@ -13,13 +13,22 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lightning_sfl.strategy.epoch_sums import EpochSums
+
 _HOOK = "training_step"
 
 
 class StepLogs:
-    """The logged values of one step, client by client."""
+    """The logged values of one step, client by client.
 
-    def __init__(self, trainer: pl.Trainer) -> None:
+    Args:
+        trainer: The trainer.
+        earlier: What was logged in the epoch before a run went on.
+    """
+
+    def __init__(self, trainer: pl.Trainer, earlier: EpochSums) -> None:
+        self._epoch = trainer.current_epoch
+        self._earlier = earlier
         self._results: Any = None if trainer.barebones else trainer._results
         self._seen: dict[str, list[tuple[Tensor, float]]] = {}
 
@@ -37,6 +46,8 @@ class StepLogs:
         for key, metric in self._metrics().items():
             if metric._forward_cache is not None:
                 self._seen.setdefault(key, []).append((metric._forward_cache, float(samples)))
+        if self._results is not None:
+            self._earlier.add_to(self._results, self._epoch)
 
     def end_step(self, batch: object, samples: int) -> None:
         """All clients have run: put one value per key in place of the last client's."""

@@ -180,6 +180,17 @@ def test_who_is_lost_in_the_middle_of_a_group_counts_in_the_batches_it_took_part
     assert_close(run.weights, straight(run, groups, 2, algorithm, optimizer, lost=lost))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_who_takes_part_stays_for_whole_steps(algorithm, workers):
+    """Two of three clients in a round of two steps of 3 and 1 batches, also where workers fetch ahead."""
+    run, groups = accumulated(algorithm, 3, clients_per_round=2, workers=workers)
+    drawn = [tuple(sorted(step)) for step in run.asks.steps]
+    assert all(drawn[at] == drawn[at - 1] for at in range(1, len(drawn)) if at % 4)
+    assert len(set(drawn)) > 1
+    assert_close(run.weights, straight(run, groups, 3, algorithm, momentum))
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_clients_that_average_every_step_are_the_concatenated_batch(algorithm):
     """Law 2. Weights of clients that are the same in all batches of a step: batches of 4 and 2 samples.
@@ -255,8 +266,8 @@ class Net(Classifier):
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("batch", range(7))
-def test_a_run_goes_on_from_any_batch_of_a_step(algorithm, batch, tmp_path):
+@pytest.mark.parametrize(("batch", "workers"), [*((batch, 0) for batch in range(7)), (5, 2)])
+def test_a_run_goes_on_from_any_batch_of_a_step(algorithm, batch, workers, tmp_path):
     """Law 8: epochs of 4 batches, in steps of 3 and 1; rounds of 3 steps. What was added up is in the checkpoint."""
 
     def run(seed, callback, **options):
@@ -266,12 +277,36 @@ def test_a_run_goes_on_from_any_batch_of_a_step(algorithm, batch, tmp_path):
         pl.seed_everything(seed + 1, verbose=False)
         trainer = quiet_trainer(strategy=strategy, callbacks=[callback], max_epochs=3, accumulate_grad_batches=3)
         with contextlib.suppress(Stopped):
-            trainer.fit(module, RESNET.loader(14, 2, shuffle=True), weights_only=True, **options)
+            trainer.fit(module, RESNET.loader(14, 2, shuffle=True, num_workers=workers), weights_only=True, **options)
         return [dict(module.state_dict()), trainer.optimizers[0].state_dict()]
 
     whole = run(0, Saves())
     run(0, Saves(tmp_path / "saved.ckpt", batch))
     assert differences(whole, run(7, Saves(), ckpt_path=tmp_path / "saved.ckpt")) == []
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
+@pytest.mark.parametrize(("before", "after"), [("model.1", "model.2"), ("model.2", "model.1")])
+def test_at_another_cut_layers_that_changed_hands_lose_what_was_added_up(before, after, tmp_path):
+    """Saved after the first batch of a step of 3. After the second, the server has its own layers' gradients alone."""
+    shown: list[set[str]] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            shown.append({name for name, p in pl_module.named_parameters() if p.grad is not None})
+
+    def run(cut, callback, **options):
+        strategy = SplitFederatedStrategy(cut=cut, num_clients=2, aggregate_every=3)
+        trainer = quiet_trainer(strategy=strategy, callbacks=[callback], max_epochs=1, accumulate_grad_batches=3)
+        with contextlib.suppress(Stopped):
+            trainer.fit(Net(sgd), RESNET.loader(14, 2), weights_only=True, **options)
+        return strategy.splits[cut]
+
+    run(before, Saves(tmp_path / "saved.ckpt", 0))
+    saved = torch.load(tmp_path / "saved.ckpt", weights_only=True)["split_federated"]
+    split = run(after, Look(), ckpt_path=tmp_path / "saved.ckpt")
+    assert shown[0] == set(split.server_parameters)
+    assert saved["server_gradients"].keys() != shown[0]
 
 
 def test_a_checkpoint_of_another_accumulation_is_refused(tmp_path):

@@ -116,6 +116,8 @@ def test_a_run_goes_on_from_the_end_of_an_epoch_or_a_validation(validation, epoc
         ("plateau step 1 val_loss", {"val_check_interval": 1}),
         ("plateau step 2 val_loss", {"val_check_interval": 2}),
         ("plateau step 1 loss_step", None),
+        ("plateau epoch 1 loss_epoch", None),
+        ("plateau epoch 1 loss_epoch", {"val_check_interval": 2}),
     ],
 )
 def test_a_scheduler_that_follows_a_metric_misses_no_update(schedule, validation, epochs, tmp_path):

@@ -57,6 +57,9 @@ def trains_alike(
         {"val_check_interval": 0.5, "val": True},
         {"max_steps": 5, "max_epochs": -1},
         {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+        {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value", "accumulate_grad_batches": 2},
+        {"accumulate_grad_batches": 3, "overfit_batches": 2},
+        {"accumulate_grad_batches": 3, "max_steps": 3, "max_epochs": -1, "val_check_interval": 1, "val": True},
     ],
     ids=str,
 )
@@ -64,10 +67,14 @@ def test_a_trainers_options(options):
     assert trains_alike(**options)
 
 
-@pytest.mark.parametrize("every", [1, 3])
-def test_a_moving_average_of_the_weights(every):
+@pytest.mark.parametrize(("every", "accumulates"), [(1, 1), (3, 1), (2, 3)])
+def test_a_moving_average_of_the_weights(every, accumulates):
     """The callback reads the weights after every step, in mid-round too."""
-    assert trains_alike(strategy=one_client(aggregate_every=every), callback=lambda: EMAWeightAveraging(decay=0.9))
+    assert trains_alike(
+        strategy=one_client(aggregate_every=every),
+        callback=lambda: EMAWeightAveraging(decay=0.9),
+        accumulate_grad_batches=accumulates,
+    )
 
 
 class ClipsByValue(Classifier):

@@ -24,6 +24,7 @@ ALL = {
     "split_federated/batch_size": 4,
     "split_federated/weighting": "uniform",
     "split_federated/client_optimizer_state": "keep",
+    "split_federated/server_batching": "per_client",
     "split_federated/server_inputs": "1",
     "split_federated/nonfinite": "skip",
     "split_federated/seed": 7,

@@ -212,6 +212,21 @@ def test_cut_gradients_cross_freed_from_the_scale(tiny, accumulates):
     assert used.link.meter.total(MessageKind.CUT_GRADIENT).payload_bit == sum(down)
 
 
+def test_cut_gradients_are_freed_from_the_scale_of_their_own_step():
+    """One batch, again and again, with a learning rate of 0: what crosses stays the same while the scale doubles."""
+    log, steps = MessageLog(), Steps()
+    torch.manual_seed(0)
+    module = Classifier(mlp(), lambda parameters: torch.optim.SGD(parameters, lr=0.0), schedule=False)
+    used = SplitFederatedStrategy(cut="model.2", num_clients=2, message_log=log)
+    plugin = half(2.0**10, growth_interval=1)
+    fit(module, MLP.loader(4, 2), used, max_epochs=4, plugins=[plugin], callbacks=[steps])
+    assert steps.scales == [2.0**11, 2.0**12, 2.0**13, 2.0**14]
+    sent = {(m.step, m.client): m.tensors["0"] for m in log.messages(kinds=[MessageKind.CUT_GRADIENT])}
+    for client in range(2):
+        for step in range(1, 4):
+            torch.testing.assert_close(sent[step, client], sent[0, client], rtol=1e-2, atol=1e-5)
+
+
 class Looks(Classifier):
     """Notes what gradient hooks show."""
 
