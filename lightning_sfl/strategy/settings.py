@@ -50,7 +50,7 @@ def log_settings(trainer: pl.Trainer, strategy: "SplitFederatedStrategy") -> Non
         "partition": _partition_text(strategy.partition),
         "server_batching": strategy.server_batching.value,
         "server_inputs": ", ".join(strategy.server_inputs) or "none",
-        "nonfinite": strategy.nonfinite,
+        "nonfinite": strategy.nonfinite.value,
     }
     if not strategy.algorithm.uses_cut:
         settings["cut"] = "none"
