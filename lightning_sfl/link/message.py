@@ -6,6 +6,7 @@ the framing all the rest; both are known without serialising anything.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from enum import StrEnum
@@ -18,6 +19,7 @@ SERVER = "server"
 FED_SERVER = "fed_server"
 _CLIENT = "client/"
 _ALIGNMENT_BYTE = 8
+_FIELDS = "__metadata__"
 _DTYPE_NAMES = {
     torch.bool: "BOOL",
     torch.uint8: "U8",
@@ -114,7 +116,7 @@ class Message:
         """
         try:
             length = int.from_bytes(data[:_ALIGNMENT_BYTE], "little")
-            fields = json.loads(data[_ALIGNMENT_BYTE : _ALIGNMENT_BYTE + length])["__metadata__"]
+            fields = json.loads(data[_ALIGNMENT_BYTE : _ALIGNMENT_BYTE + length])[_FIELDS]
             tensors = load(data)
             order = [name for name in json.loads(data[_ALIGNMENT_BYTE : _ALIGNMENT_BYTE + length]) if name in tensors]
             return cls(
@@ -132,34 +134,41 @@ class Message:
 
 
 def _header(message: Message) -> bytes:
-    entries: dict[str, object] = {
-        "__metadata__": {
-            "number": str(message.number),
-            "kind": str(message.kind),
-            "sender": message.sender,
-            "receiver": message.receiver,
-            "round": str(message.round),
-            "step": str(message.step),
-            "cut": message.cut or "",
-        }
-    }
-    offset = 0
-    for name, tensor in message.tensors.items():
-        if name in entries:
-            raise ValueError(f"A tensor cannot be named {name!r}, which is where a message's own fields stand.")
-        end = offset + tensor.numel() * tensor.element_size()
-        entries[name] = {"dtype": _dtype_name(tensor), "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    fields = (
+        f'"number":"{message.number}","kind":"{message.kind}","sender":{_json(message.sender)},'
+        f'"receiver":{_json(message.receiver)},"round":"{message.round}","step":"{message.step}",'
+        f'"cut":{_json(message.cut or "")}'
+    )
+    forms = tuple((name, tensor.dtype, tensor.shape) for name, tensor in message.tensors.items())
+    text = f'{{"{_FIELDS}":{{{fields}}}{_entries(forms)}}}'.encode()
     return text + b" " * (-len(text) % _ALIGNMENT_BYTE)
 
 
-def _dtype_name(tensor: Tensor) -> str:
+@functools.lru_cache(maxsize=256)
+def _entries(forms: tuple[tuple[str, torch.dtype, torch.Size], ...]) -> str:
+    """Where tensors of these names, types and shapes lie; the same from step to step, and every step is metered."""
+    text, offset = "", 0
+    for name, dtype, shape in forms:
+        if name == _FIELDS:
+            raise ValueError(f"A tensor cannot be named {name!r}, which is where a message's own fields stand.")
+        end = offset + shape.numel() * dtype.itemsize
+        lies = f'"dtype":"{_dtype_name(dtype)}","shape":[{",".join(map(str, shape))}],"data_offsets":[{offset},{end}]'
+        text += f",{_json(name)}:{{{lies}}}"
+        offset = end
+    return text
+
+
+@functools.lru_cache(maxsize=1024)
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
     try:
-        return _DTYPE_NAMES[tensor.dtype]
+        return _DTYPE_NAMES[dtype]
     except KeyError:
         accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPE_NAMES)
-        raise ValueError(f"A tensor of type {tensor.dtype} cannot cross the link; accepted are {accepted}.") from None
+        raise ValueError(f"A tensor of type {dtype} cannot cross the link; accepted are {accepted}.") from None
 
 
 def _raw_bytes(tensor: Tensor) -> bytes:

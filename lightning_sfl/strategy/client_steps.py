@@ -74,21 +74,23 @@ class ClientSteps:
             logs: Told which client's values are logged.
 
         Returns:
-            What Lightning expects of a training step, None if nobody had a loss, and what the weights add up to with
-            which the server's gradients were summed.
+            What Lightning expects of a training step, None if nobody had a loss, and by what the server's gradients,
+            sums over the participants, are to be multiplied.
         """
         sizes = batches.sizes()
         weights = self._rounds.aggregation.loss_weights(sizes)
+        largest = max(weights.values())  # losses are weighted relative to it: clients with equal batches need no scale
         outputs: dict[int, Any] = {}
         for client in batches:
             logs.begin_client(batches[client])
-            output = self._run_client(batches, client, weights[client], self._forward(batches[client], args, kwargs))
+            forward = self._forward(batches[client], args, kwargs)
+            output = self._run_client(batches, client, weights[client] / largest, forward)
             logs.end_client(sizes[client])
             if output is not None:
                 outputs[client] = output
         present = sum(weights[client] for client in outputs)
         output = together(outputs, {client: weights[client] / present for client in outputs})
-        return output, present if self._rounds.shares_loss else 1.0
+        return output, largest / present if outputs and self._rounds.shares_loss else 1.0
 
     def _forward(self, batch: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
         def forward() -> Any:

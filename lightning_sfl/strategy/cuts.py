@@ -58,10 +58,10 @@ class Cuts:
         return sorted({*default, *self.by_client.values()})
 
 
-def trained(module: nn.Module, optimizer: Optimizer) -> tuple[object, ...]:
+def trained(parameters: Sequence[nn.Parameter], optimizer: Optimizer) -> tuple[object, ...]:
     """What ownership depends on beside the cuts: which parameters are trained, and in which groups they stand."""
     return (
-        tuple(parameter.requires_grad for parameter in module.parameters()),
+        tuple(parameter.requires_grad for parameter in parameters),
         tuple(len(group["params"]) for group in optimizer.param_groups),
     )
 

@@ -1,5 +1,6 @@
 """Which participants count: those that are not lost, and whose losses and updates are numbers."""
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -43,7 +44,7 @@ class Presence:
         if output is None:
             return False
         loss = loss_of(output).detach()
-        if bool(loss.isfinite().all()):
+        if math.isfinite(loss):
             return True
         if self.skips_nonfinite:
             return False
@@ -75,7 +76,7 @@ class Presence:
         if output is None:
             return False
         loss = loss_of(output).detach()
-        if bool(loss.isfinite().all()):
+        if math.isfinite(loss):
             return True
         if self.skips_nonfinite:
             return False

@@ -54,6 +54,7 @@ class Rounds:
         known: KnownSplits,
     ) -> None:
         self._module = module
+        self._parameters = list(module.parameters())
         self._optimizer = optimizer
         self._algorithm = algorithm
         self.aggregation = aggregation
@@ -96,7 +97,7 @@ class Rounds:
         if self.federation.round not in (None, batches.round):
             # The last step of the round before was skipped.
             self._close(dataclasses.replace(batches, round=self.federation.round, step=batches.step - 1))
-        if trained(self._module, self._optimizer) != self._trained_then or (
+        if trained(self._parameters, self._optimizer) != self._trained_then or (
             self.federation.round is None and self._keeps_frozen
         ):
             self._place_again()
@@ -123,7 +124,7 @@ class Rounds:
     def found(self, splits: Mapping[str, Split], keep: Placements | None = None) -> Federation:
         """Make the federation of what was found; ``keep`` is what participants in mid-round own in any case."""
         self.known.splits.update(splits)
-        self._trained_then = trained(self._module, self._optimizer)
+        self._trained_then = trained(self._parameters, self._optimizer)
         now = self._placements(splits)
         found = now if keep is None else now.keeping(keep)
         self._keeps_frozen = found.by_cut != now.by_cut

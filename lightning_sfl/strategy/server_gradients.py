@@ -17,6 +17,7 @@ class ServerGradients:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+        self._parameters = list(module.parameters())
         self._held: dict[nn.Parameter, Tensor] = {}
         self._earlier: dict[nn.Parameter, Tensor] = {}
         self._is_open = False
@@ -32,17 +33,16 @@ class ServerGradients:
         gradients = self._taken()
         self._earlier = {} if afresh else gradients
 
-    def end(self, present: float = 1.0) -> None:
+    def end(self, factor: float = 1.0) -> None:
         """End a batch: hold what all batches have added up to.
 
         Args:
-            present: What the weights of the batch's clients add up to, over which its gradients are sums; the rest is
-                made up for.
+            factor: What the batch's gradients, sums over its clients, are multiplied by for their weighted mean.
         """
         self._held, self._earlier = self._earlier, {}
         for parameter, gradient in self._taken().items():
-            if present < 1 - 1e-6:
-                gradient.div_(present)
+            if factor != 1:
+                gradient.mul_(factor)
             self._held[parameter] = self._held[parameter].add_(gradient) if parameter in self._held else gradient
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class ServerGradients:
 
     def any(self) -> bool:
         """Whether the server has gradients at all; it has none where clients have replicas of their own."""
-        return any(parameter.grad is not None for parameter in self._module.parameters())
+        return any(parameter.grad is not None for parameter in self._parameters)
 
     def hold(self) -> None:
         """Take them aside."""
@@ -77,7 +77,7 @@ class ServerGradients:
 
     def _taken(self) -> dict[nn.Parameter, Tensor]:
         """The gradients that were in place and are not any more."""
-        taken = {p: p.grad for p in self._module.parameters() if p.grad is not None}
+        taken = {p: p.grad for p in self._parameters if p.grad is not None}
         for parameter in taken:
             parameter.grad = None
         return taken

@@ -322,9 +322,9 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self._steps.begin(batches, self._trainer.current_epoch)
         self._server.begin(afresh=batches.begins_optimizer_step)
         logs = StepLogs(self._trainer, self._logged_earlier)
-        output, present = self._steps.run(batches, args[1:], kwargs, logs)
+        output, factor = self._steps.run(batches, args[1:], kwargs, logs)
         logs.end_step(batches, sum(batches.sizes().values()))
-        self._server.end(present)
+        self._server.end(factor)
         if output is None:
             self._server.put()  # no backward pass follows that would
         self._open_batches = batches
