@@ -7,10 +7,12 @@ network of 545,098 parameters cut behind its first pooling (1 MiB of smashed dat
 client-step is one client's batch, forward and backward; every system processes the same number of them per pass, and
 clients are averaged after every pass (5 steps of each). Systems run one after the other in one process on one thread,
 in many interleaved rounds; the ratio to the plain loop is taken round by round, so that drifts of the machine cancel.
-Time is CPU time of the process. The link counts every message.
+Time is CPU time of the process. The link counts every message. Beside it stands the most that tensors held at one time
+in a short run of each system, counted by torch's profiler, the data set left out.
 """
 
 import argparse
+import functools
 import gc
 import logging
 import statistics
@@ -21,6 +23,7 @@ from collections.abc import Callable
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from allocations import peak_tensor_byte
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -29,7 +32,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_sfl import SplitFederatedStrategy
 
 BATCH, PER_CLIENT = 32, 160
-ALGORITHMS = ("splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning", "fedavg")
+MERGED = "splitfed_shared, merged"
+ALGORITHMS = ("splitfed_shared", MERGED, "splitfed_v1", "splitfed_v2", "split_learning", "fedavg")
 
 
 def network() -> nn.Sequential:
@@ -116,7 +120,8 @@ def through_trainer(data: TensorDataset, passes: int, clients: int, algorithm: s
         strategy = SplitFederatedStrategy(
             cut=None if algorithm == "fedavg" else "model.0",
             num_clients=clients,
-            algorithm=algorithm,
+            algorithm="splitfed_shared" if algorithm == MERGED else algorithm,
+            server_batching="merged" if algorithm == MERGED else "per_client",
             partition=blocks,
             aggregate_every=PER_CLIENT // BATCH,
         )
@@ -136,6 +141,24 @@ def through_trainer(data: TensorDataset, passes: int, clients: int, algorithm: s
     return watch.seconds
 
 
+def systems_under_test(
+    data: TensorDataset, clients: int, algorithms: list[str], passes: int
+) -> dict[str, Callable[[], float]]:
+    """What is compared, by name."""
+    systems: dict[str, Callable[[], float]] = {
+        "plain PyTorch": lambda: plain_loop(data, passes),
+        "plain Lightning": lambda: through_trainer(data, passes, clients, None),
+    }
+    for algorithm in algorithms:
+        systems[algorithm] = functools.partial(through_trainer, data, passes, clients, algorithm)
+    return systems
+
+
+def peak_memory(data: TensorDataset, clients: int, algorithms: list[str]) -> dict[str, int]:
+    """The peak of every system over one pass."""
+    return {name: peak_tensor_byte(system) for name, system in systems_under_test(data, clients, algorithms, 0).items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=20, help="interleaved rounds of all systems")
@@ -150,28 +173,22 @@ def main() -> None:
     for clients in options.clients:
         data = samples(clients)
         done = options.passes * len(data) // BATCH
-        systems: dict[str, Callable[[], float]] = {
-            "plain PyTorch": lambda data=data: plain_loop(data, options.passes),
-            "plain Lightning": lambda data=data, clients=clients: through_trainer(data, options.passes, clients, None),
-        }
-        for algorithm in options.algorithms:
-            systems[algorithm] = lambda data=data, clients=clients, algorithm=algorithm: through_trainer(
-                data, options.passes, clients, algorithm
-            )
+        systems = systems_under_test(data, clients, options.algorithms, options.passes)
         seconds: dict[str, list[float]] = {name: [] for name in systems}
         for _ in range(options.pairs):
             for name in draw.permutation(list(systems)):
                 gc.collect()
                 seconds[name].append(systems[name]())
         print(f"\n{clients} clients, {options.pairs} rounds, client-steps per CPU second")
-        print(f"{'system':<18} {'median':>8} {'best':>8} {'of plain PyTorch, median [95 % interval]':>44}")
+        print(f"{'system':<24} {'median':>8} {'best':>8} {'of plain PyTorch, median [95 % interval]':>44} {'peak':>12}")
+        peaks = peak_memory(data, clients, options.algorithms)
         for name, times in seconds.items():
             ratios = np.array(seconds["plain PyTorch"]) / np.array(times)
             medians = np.median(draw.choice(ratios, size=(5000, len(ratios))), axis=1)
             low, high = np.quantile(medians, [0.025, 0.975])
             print(
-                f"{name:<18} {done / statistics.median(times):>8.1f} {done / min(times):>8.1f}"
-                f" {np.median(ratios):>22.3f} [{low:.3f}, {high:.3f}]"
+                f"{name:<24} {done / statistics.median(times):>8.1f} {done / min(times):>8.1f}"
+                f" {np.median(ratios):>26.3f} [{low:.3f}, {high:.3f}] {peaks[name] / 2**20:>8.1f} MiB"
             )
 
 
