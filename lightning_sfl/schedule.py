@@ -5,6 +5,7 @@ every participant.
 """
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -46,11 +47,7 @@ class Schedule(ABC):
 
     def participants(self, round: int) -> tuple[int, ...]:
         """The clients that take part in a round, in ascending order."""
-        if self.clients_per_round == self.num_clients:
-            return tuple(range(self.num_clients))
-        draw = generator(self.seed, "participants", round)
-        chosen = draw.choice(self.num_clients, self.clients_per_round, replace=False, shuffle=False)
-        return tuple(sorted(int(client) for client in chosen))
+        return _participants(self.num_clients, self.clients_per_round, self.seed, round)
 
     @abstractmethod
     def turn(self, step: int) -> Turn:
@@ -68,8 +65,24 @@ class Schedule(ABC):
 
     def order(self, round: int) -> tuple[int, ...]:
         """The participants of a round in an order drawn for it."""
-        drawn = generator(self.seed, "order", round).permutation(self.participants(round))
-        return tuple(int(client) for client in drawn)
+        return _order(self.participants(round), self.seed, round)
+
+
+@functools.lru_cache(maxsize=8)
+def _participants(num_clients: int, clients_per_round: int, seed: int, round: int) -> tuple[int, ...]:
+    """Drawn once for all the steps of a round."""
+    if clients_per_round == num_clients:
+        return tuple(range(num_clients))
+    draw = generator(seed, "participants", round)
+    chosen = draw.choice(num_clients, clients_per_round, replace=False, shuffle=False)
+    return tuple(sorted(int(client) for client in chosen))
+
+
+@functools.lru_cache(maxsize=8)
+def _order(participants: tuple[int, ...], seed: int, round: int) -> tuple[int, ...]:
+    """Drawn once for all the steps of a round."""
+    drawn = generator(seed, "order", round).permutation(participants)
+    return tuple(int(client) for client in drawn)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
