@@ -3,8 +3,8 @@
     python benchmarks/server_batching.py [--device cuda]
 
 A residual network of recipes/cnn on random images, 20 clients, SGD. Per batch size: samples per second of training
-steps, as the median of interleaved runs in one process, and the ratio to one big batch under plain Lightning. On a GPU it
-is wall time, read when the GPU has finished; on a CPU it is CPU seconds on one thread.
+steps, as the median of interleaved runs in one process, and the ratio to one big batch under plain Lightning. On a GPU
+it is wall time, read when the GPU has finished; on a CPU it is CPU seconds on one thread.
 """
 
 import argparse
