@@ -39,15 +39,18 @@ class Row:
 
 
 def drawn_case(draw: random.Random, algorithm: str, workers: int) -> Case:
+    cut = draw.choice(["net.0", "net.3", "net.6", ("net.0", "net.6")])
+    merges = algorithm == "splitfed_shared" and isinstance(cut, str) and draw.random() < 0.5
     return Case(
         algorithm=algorithm,
         workers=workers,
         persistent=workers > 0 and draw.random() < 0.3,
-        cut=draw.choice(["net.0", "net.3", "net.6"]),
+        cut=cut,
+        server_batching="merged" if merges else "per_client",
         aggregate_every=draw.randint(1, 4),
         clients_per_round=draw.randint(1, 3),
         client_optimizer_state=draw.choice(["average", "reset", "keep"]),
-        weighting=draw.choice(["samples", "data", "uniform"]),
+        weighting=draw.choice(["samples", "data"] if merges else ["samples", "data", "uniform"]),
         shuffle=draw.random() < 0.7,
         own_generator=draw.random() < 0.4,
         drop_last=draw.random() < 0.3,
@@ -78,7 +81,7 @@ def kill(draw: random.Random, case: Case, folder: Path, row: Row) -> list[str]:
         row.from_the_start += 1
     else:
         saved = torch.load(newest, weights_only=True)["split_federated"]
-        row.mid_round += saved["steps"]["federation"]["round"] is not None
+        row.mid_round += saved["rounds"].get("federation", {}).get("round") is not None
         row.mid_epoch += 0 < saved["loader"]["epoch_steps"] < steps_of_epoch(folder / "whole", saved)
     run_in_process(case, folder / "resumed", go_on=newest, in_place=in_place)
     return apart(outcome_in(folder / "whole"), outcome_in(folder / "resumed"))

@@ -82,7 +82,8 @@ class Case:
     """One run's configuration."""
 
     algorithm: str = "splitfed_shared"
-    cut: str = "net.3"
+    cut: str | tuple[str, str] = "net.3"
+    server_batching: str = "per_client"
     aggregate_every: int = 1
     clients_per_round: int = 3
     client_optimizer_state: str = "average"
@@ -112,6 +113,7 @@ class Case:
             "clients_per_round": self.clients_per_round,
             "client_optimizer_state": self.client_optimizer_state,
             "weighting": self.weighting,
+            "server_batching": self.server_batching,
             "seed": self.seed,
         }
         return SplitFederatedStrategy(**{**settings, **options})

@@ -84,6 +84,24 @@ def test_with_workers_too_what_they_fetched_ahead_is_fetched_again(case, tmp_pat
     assert apart(whole, case.train(go_on=tmp_path / "step=4.ckpt")) == []
 
 
+@pytest.mark.parametrize("stop", [2, 3, 5])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(cut=("net.0", "net.6"), aggregate_every=2, clients_per_round=2),
+        Case(cut=("net.3", "net.6"), algorithm="splitfed_v1", aggregate_every=3, client_optimizer_state="keep"),
+        Case(cut=("net.0", "net.6"), algorithm="splitfed_v2", aggregate_every=2),
+        Case(server_batching="merged", aggregate_every=3, clients_per_round=2),
+    ],
+    ids=["u_shape", "u_shape v1", "u_shape v2", "merged"],
+)
+def test_in_a_u_shape_and_with_merged_batches(case, stop, tmp_path):
+    """Rounds of 2 or 3 steps, epochs of 3: stopped within either and at either's end."""
+    whole = case.train()
+    case.train(tmp_path, stop=stop)
+    assert apart(whole, case.train(go_on=tmp_path / f"step={stop}.ckpt")) == []
+
+
 @pytest.mark.parametrize("epochs", [None, 3], ids=["max_steps", "max_epochs"])
 @pytest.mark.parametrize("validation", [None, {"val_check_interval": 2}], ids=["no validation", "validation"])
 def test_a_run_goes_on_from_the_end_of_an_epoch_or_a_validation(validation, epochs, tmp_path):
