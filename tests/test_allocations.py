@@ -22,9 +22,6 @@ def test_the_peak_is_the_most_that_lives_at_one_time():
 
 
 def test_backward_passes_count():
-    """exp keeps its result of 4 MiB for the backward pass, which makes a gradient of 4 MiB; sum and its gradient are 8 B.
-
-    The exponential is freed only when it was used.
-    """
+    """exp keeps its result of 4 MiB for the backward pass, which makes a gradient of 4 MiB; sum and its own are 8 B."""
     w = torch.ones(MIB, requires_grad=True)
     assert peak_tensor_byte(lambda: w.exp().sum().backward()) == 8 * MIB + 8
