@@ -54,7 +54,7 @@ class ClientSteps:
         self._link = link
         self._rounds = rounds
         self._known = rounds.known
-        self._presence = presence
+        self.presence = presence
 
     def begin(self, batches: ClientBatches, epoch: int) -> None:
         """Begin a step, and its round if it is a new one."""
@@ -106,15 +106,15 @@ class ClientSteps:
             before = (Stage.BEFORE_FORWARD, Stage.AFTER_FORWARD)  # nothing is known yet that could be sent
             place = (batches.round, client)
             lost = self._rounds.lost_first
-            if place in lost or any(self._presence.is_lost(batches, client, stage) for stage in before):
+            if place in lost or any(self.presence.is_lost(batches, client, stage) for stage in before):
                 lost.add(place)
                 return None
             return self._run_first(batches, client, weight, forward)
         participant = federation.participants[client]
-        participant.lost |= self._presence.is_lost(batches, client, Stage.BEFORE_FORWARD)
+        participant.lost |= self.presence.is_lost(batches, client, Stage.BEFORE_FORWARD)
         if participant.lost:
             return None
-        if self._presence.is_lost(batches, client, Stage.AFTER_FORWARD):
+        if self.presence.is_lost(batches, client, Stage.AFTER_FORWARD):
             participant.lost = True
             self._run_in_vain(batches, client, forward)
             return None
@@ -128,18 +128,18 @@ class ClientSteps:
                 output = pass_through(self._module, self._carrier(batches, client, split, scale), batch, forward)
             else:
                 output = self._run_watched(batches, client, scale, forward)
-            if not self._presence.counts(output, client):
+            if not self.presence.counts(output, client):
                 if output is not None:
                     self._put_back(buffers)
                 return None
             self._backward(output, scale)
         participant.samples += len(batches.indices[client])
-        participant.lost |= self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
+        participant.lost |= self.presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
         return output
 
     def _buffers_to_put_back(self) -> dict[str, Tensor]:
         """The buffers as they are, where a client may be left out: it leaves no running statistics then."""
-        if not self._presence.skips_nonfinite:
+        if not self.presence.skips_nonfinite:
             return {}
         return {name: buffer.clone() for name, buffer in self._module.named_buffers()}
 
@@ -183,7 +183,7 @@ class ClientSteps:
         watched = self._known.watch(cut, self._rounds.cuts, batches[client], forward)
         if watched is None:
             return None
-        if not self._presence.counts(watched.output, client):
+        if not self.presence.counts(watched.output, client):
             for name, buffer in watched.buffers_before.items():
                 self._module.get_buffer(name).data = buffer
             return None
@@ -203,7 +203,7 @@ class ClientSteps:
         with federation.installed(client, scale):  # its weights still equal the global ones that the pass read
             self._backward(watched.output, scale)
         participant.samples += len(batches.indices[client])
-        participant.lost |= self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
+        participant.lost |= self.presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
         return watched.output
 
     def _carrier(self, batches: ClientBatches, client: int, split: Split, scale: float) -> LinkCarrier:
@@ -217,7 +217,7 @@ class ClientSteps:
             client_scale=self.loss_scale.factor,
             widens=self.loss_scale.is_dynamic,
             origin=Origin(client, batches.indices[client]),
-            loses_gradient=self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT),
+            loses_gradient=self.presence.is_lost(batches, client, Stage.BEFORE_GRADIENT),
         )
 
     def _backward(self, output: object, scale: float) -> None:

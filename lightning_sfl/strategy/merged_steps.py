@@ -86,7 +86,7 @@ class MergedSteps(ClientSteps):
         if not halves:
             return None, 1.0
         injected = self._run_server(halves, lambda batch: self._forward(batch, args, kwargs)(), logs)
-        if not self._presence.counts_together(injected.output, list(halves)):
+        if not self.presence.counts_together(injected.output, list(halves)):
             if injected.output is not None:
                 self._put_back(server_buffers)
                 for client, half in halves.items():
@@ -104,17 +104,17 @@ class MergedSteps(ClientSteps):
                     dataclasses.replace(half.carrier, server_scale=scale).carry_back(gradients[client])
                 )
             participant.samples += len(batches.indices[client])
-            participant.lost |= self._presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
+            participant.lost |= self.presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
         return without_graph(injected.output), 1.0
 
     def _run_half(self, batches: ClientBatches, client: int, forward: Callable[[], Any]) -> _Half | None:
         """Run one client's half and send what crosses; None if there is nothing that the server is to use."""
         assert self._rounds.federation is not None
         participant = self._rounds.federation.participants[client]
-        participant.lost |= self._presence.is_lost(batches, client, Stage.BEFORE_FORWARD)
+        participant.lost |= self.presence.is_lost(batches, client, Stage.BEFORE_FORWARD)
         if participant.lost:
             return None
-        if self._presence.is_lost(batches, client, Stage.AFTER_FORWARD):
+        if self.presence.is_lost(batches, client, Stage.AFTER_FORWARD):
             participant.lost = True
             self._run_in_vain(batches, client, forward)
             return None
@@ -129,7 +129,7 @@ class MergedSteps(ClientSteps):
                 if returned == [None]:  # skipped before the cut
                     return None
                 raise
-            if not self._presence.counts_smashed(halted.smashed, client):
+            if not self.presence.counts_smashed(halted.smashed, client):
                 self._put_back(buffers)
                 return None
             carrier = self._carrier(batches, client, split, 1.0)

@@ -85,6 +85,18 @@ class Presence:
             " server_batching='per_client' tells which client it is."
         )
 
+    def leave_out_server_step(self, batches: ClientBatches) -> None:
+        """The server's gradients are no numbers, although all losses are: it makes no step on them.
+
+        Raises:
+            ValueError: That is to stop the run.
+        """
+        if not self.skips_nonfinite:
+            raise ValueError(
+                f"The server's gradients in step {batches.step} hold NaN or infinite values; the losses of clients"
+                f" {list(batches)}, of which they are made, are finite. nonfinite='skip' leaves out the server's step."
+            )
+
     def before_upload(self, federation: Federation, batches: ClientBatches) -> None:
         """Note whose update does not count at the end of a round.
 

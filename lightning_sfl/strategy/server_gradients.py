@@ -1,7 +1,9 @@
 """The server's gradients, between the clients' backward passes and the server's step."""
 
+import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 
@@ -44,6 +46,15 @@ class ServerGradients:
             if factor != 1:
                 gradient.mul_(factor)
             self._held[parameter] = self._held[parameter].add_(gradient) if parameter in self._held else gradient
+
+    def is_finite(self) -> bool:
+        """Whether what was added up so far is made of numbers."""
+        largest = torch._foreach_norm(list(self._held.values()), math.inf) if self._held else []
+        return all(math.isfinite(each) for each in largest)
+
+    def drop(self) -> None:
+        """Let go of what was added up so far."""
+        self._held = {}
 
     def close(self) -> None:
         """The step was made; what gradients there still are belong to nothing."""

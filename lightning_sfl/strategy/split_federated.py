@@ -325,6 +325,9 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         output, factor = self._steps.run(batches, args[1:], kwargs, logs)
         logs.end_step(batches, sum(batches.sizes().values()))
         self._server.end(factor)
+        if not self._steps.loss_scale.is_dynamic and not self._server.is_finite():  # a scaler skips such a step itself
+            self._steps.presence.leave_out_server_step(batches)
+            self._server.drop()
         if output is None:
             self._server.put()  # no backward pass follows that would
         self._open_batches = batches
@@ -357,7 +360,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             if self.cut is None and self.algorithm.uses_cut:
                 log_chosen_cut(self._trainer, self._rounds.cuts)
             print_owners(self._trainer, self._rounds)
-        if self._shows_every_step or self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        ends_here = self._trainer.global_step + 1 == self._trainer.max_steps  # the epoch too, wherever it is
+        if self._shows_every_step or ends_here or self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._read()
         return result
 

@@ -1,5 +1,6 @@
 """Losses and updates that are no numbers: the client is named, or left out; it is never averaged in."""
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from round_cases import ALGORITHMS, adamw, assert_close, data, job, momentum, network, straight, train
@@ -122,6 +123,61 @@ def test_an_update_that_is_no_number_is_not_averaged_in(algorithm, factor):
 def test_an_update_that_is_no_number_is_an_error_that_names_the_client(factor):
     with pytest.raises(ValueError, match="The update of client 0 holds NaN or infinite values. nonfinite='skip'"):
         with_an_update_that_is_no_number("splitfed_shared", factor)
+
+
+class Breaks(nn.Tanh):
+    """On the server: the gradient of a batch of two is NaN, its loss is a number."""
+
+    def forward(self, x):
+        hidden = super().forward(x)
+        if hidden.requires_grad and len(x) == 2:
+            hidden.register_hook(lambda gradient: gradient * torch.nan)
+        return hidden
+
+
+class Server(pl.Callback):
+    """Notes the server's weights after every step, and which steps had a batch of two."""
+
+    def __init__(self) -> None:
+        self.weights, self.broken = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.weights.append(torch.cat([p.detach().flatten() for p in pl_module.model[3:].parameters()]))
+        self.broken.append(any(len(own) == 2 for own in batch.indices.values()))
+
+
+def breaking() -> Classifier:
+    layers = network(norm=False)
+    layers[8] = Breaks()
+    return Classifier(layers, momentum, schedule=False)
+
+
+@pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v2", "split_learning"])
+def test_server_gradients_that_are_no_numbers_are_an_error(algorithm):
+    """Client 2 has 6 samples: every other batch of its has two."""
+    message = r"The server's gradients in step \d+ hold NaN or infinite values; the losses of clients \[.*2.*\]"
+    with pytest.raises(ValueError, match=message):
+        train(algorithm=algorithm, module=breaking(), steps=18)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"trainer_options": {"accumulate_grad_batches": 2}}, {"algorithm": "splitfed_v2"}]
+)
+def test_server_gradients_that_are_no_numbers_are_not_stepped_on(options):
+    """The server stays where it is in such a step. Client 2 has no loss in the rest of the round, and no update."""
+    server = Server()
+    found = train(module=breaking(), nonfinite="skip", callbacks=[server], steps=9, **options)
+    assert all(bool(tensor.isfinite().all()) for tensor in found.weights.values())
+    assert any(server.broken)
+    turns, seen = found.asks.rounds, set()
+    if not options:
+        pairs = zip(server.weights, server.weights[1:], server.broken[1:], turns[1:], strict=False)
+        for before, after, broken, turn in pairs:
+            assert torch.equal(before, after) == (broken and turn not in seen)
+            seen |= {turn} if broken else set()
+    broken_rounds = {turn for turn, broken in zip(found.asks.rounds, server.broken, strict=True) if broken}
+    sent = {(m.round, m.client) for m in found.log.messages(kinds=["client_update"])}
+    assert not {(turn, 2) for turn in broken_rounds} & sent
 
 
 def test_an_unknown_rule_is_refused():
