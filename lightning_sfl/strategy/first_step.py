@@ -49,11 +49,11 @@ class DeferredCarrier:
         self._held = ()
 
     def carry_back(self, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-        """Send the gradients."""
+        """Send the gradients; those of what did not cross are the holder's own."""
         assert self._carrier is not None
         received = self._carrier.carry_back(tuple(gradients[place] for place in self._places))
         by_place = dict(zip(self._places, received, strict=True))
-        return tuple(by_place.get(place) for place in range(len(gradients)))
+        return tuple(by_place.get(place, gradient) for place, gradient in enumerate(gradients))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
