@@ -184,8 +184,8 @@ def _u_shape(flow: Dataflow, visit: Visit, last: Visit) -> _Sides:
     if any(node is not None and flow.from_parameters[node] for node in sent & after):
         raise CutError(
             f"{where}: the client's second part reads the output of {visit.module!r} too, which the server reads (a"
-            " skip connection from the very tensor that crosses). Cut at a module behind it, whose output goes to the server"
-            " alone; the skip connection then stays with the client."
+            " skip connection from the very tensor that crosses). Cut at a module behind it, whose output goes to the"
+            " server alone; the skip connection then stays with the client."
         )
     return _Sides(before, server, after)
 

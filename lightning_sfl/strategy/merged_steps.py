@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_sfl.attendance import Stage
-from lightning_sfl.cut.batch import named_tensors, record_count, replace_tensors
+from lightning_sfl.cut.batch import differing_value, named_tensors, record_count, replace_tensors
 from lightning_sfl.cut.carrier import LinkCarrier
 from lightning_sfl.cut.errors import CutError
 from lightning_sfl.cut.modes import Halted, Injected, halt, inject
@@ -66,6 +66,11 @@ class MergedSteps(ClientSteps):
                 raise ValueError(
                     f"server_batching='merged': the batch of client {client} holds the tensors {form}, another's"
                     f" {list(named_tensors(first))}. Give batches of one form, or server_batching='per_client'."
+                )
+            if name := differing_value(first, batches[client]):
+                raise ValueError(
+                    f"server_batching='merged': {name!r} in the batch is no tensor and differs from client to client,"
+                    " so it cannot become one batch's. Give a tensor, leave it out, or give server_batching='per_client'."
                 )
 
     @override
@@ -140,6 +145,7 @@ class MergedSteps(ClientSteps):
     def _run_server(self, halves: Mapping[int, _Half], step: Callable[[Any], Any], logs: StepLogs) -> Injected:
         """Run the server's half on everything that has arrived, as one batch."""
         split = next(iter(halves.values())).carrier.split
+        _check_rows(halves)
         smashed = [
             _concatenated(f"smashed data {place}", {client: half.smashed[place] for client, half in halves.items()})
             for place in range(len(split.smashed))
@@ -157,6 +163,18 @@ class MergedSteps(ClientSteps):
         for name, data in before.items():
             self._module.get_buffer(name).data = data
         return injected
+
+
+def _check_rows(halves: Mapping[int, _Half]) -> None:
+    """Raise a ValueError if smashed data have no row per record: one below the other they would be another batch."""
+    for client, half in halves.items():
+        for place, tensor in enumerate(half.smashed):
+            if tensor.ndim == 0 or tensor.shape[0] != half.records:
+                raise ValueError(
+                    f"server_batching='merged': smashed data {place} of client {client} have the shape"
+                    f" {tuple(tensor.shape)} for a batch of {half.records}; a row per record is needed (batch first)."
+                    " Cut elsewhere, or give server_batching='per_client'."
+                )
 
 
 def _merged_batch(halves: Mapping[int, _Half]) -> Any:

@@ -370,3 +370,41 @@ def test_a_number_beside_the_rows_must_be_the_same_for_all():
         run(lambda places: float(places[0]))
     with pytest.raises(ValueError, match=r"the batch of client 2 holds the tensors \['x', 'y', 'weight'\], another's"):
         run(lambda places: 2.0 if places[0] >= 8 else None)
+
+
+class TimeFirst(Classifier):
+    """Turns records and time round before the cut, as `torch.nn.Transformer` does by default."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return cross_entropy(self.model(torch.stack([x, x])).mean(0), y)
+
+
+def test_smashed_data_without_a_row_per_record_are_refused():
+    """Two places of 4 records each: one below the other they would have been 6 places of 4."""
+    module = TimeFirst(network(norm=False), momentum, schedule=False)
+    with pytest.raises(ValueError, match=r"smashed data 0 of client 0 have the shape \(2, 4, 8\) for a batch of 4"):
+        train(server_batching="merged", module=module)
+
+
+def test_values_that_are_no_tensors_and_differ_are_refused():
+    """The server would have used the first client's for all."""
+
+    def weighted(samples):
+        return [*torch.utils.data.default_collate(samples), {"weight": float(samples[0][1])}]
+
+    images, _ = data()
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(images, torch.arange(18) % 3), batch_size=4, collate_fn=weighted
+    )
+
+    class Weighs(Classifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch[:2], batch_idx) * batch[2]["weight"]
+
+    strategy = SplitFederatedStrategy(
+        cut="model.2", num_clients=2, partition=[[*range(10)], [*range(10, 18)]], server_batching="merged"
+    )
+    module = Weighs(network(), momentum, schedule=False)
+    with pytest.raises(ValueError, match="'2.weight' in the batch is no tensor and differs from client to client"):
+        fit(module, loader, strategy, max_epochs=1, precision="64-true")
