@@ -28,6 +28,10 @@ from lightning_sfl.cut.watch import Watch, watch_modules
 from lightning_sfl.strategy.cuts import Cuts
 
 
+class SkippedStep(Exception):
+    """`training_step` returned None on a copy, which skips the step and tells nothing."""
+
+
 class DeferredCarrier:
     """Carries the tensors of the watched step: they cross once it is known which of them do."""
 
@@ -174,14 +178,21 @@ def choose_cut(module: pl.LightningModule, batch: object, server_inputs: tuple[s
 
 
 def probe(module: pl.LightningModule, batch: object, server_inputs: tuple[str, ...], last: str | None = None) -> Search:
-    """Watch one step on a copy that knows the trainer and whose logging goes nowhere."""
-    trainer = module._trainer
+    """Watch one step on a copy that knows the trainer and whose logging goes nowhere.
+
+    Raises:
+        SkippedStep: It skipped the step.
+    """
+    trainer = module.trainer
 
     def step(copied: nn.Module, batch: object) -> object:
         assert isinstance(copied, pl.LightningModule)
         copied._trainer = trainer
         copied.log = copied.log_dict = _log_nowhere  # type: ignore[method-assign]
-        return training_step(copied, batch)
+        output = training_step(copied, batch, max(0, trainer.fit_loop.batch_idx))
+        if output is None:
+            raise SkippedStep
+        return output
 
     return search(module, batch, server_inputs=server_inputs, step=step, last=last)
 

@@ -17,6 +17,7 @@ from lightning_sfl.cut.modes import Halted, Injected, halt, inject
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.random_state import RandomState
 from lightning_sfl.strategy.client_steps import ClientSteps
+from lightning_sfl.strategy.first_step import SkippedStep
 from lightning_sfl.strategy.outputs import without_graph
 from lightning_sfl.strategy.step_logs import StepLogs
 
@@ -53,13 +54,12 @@ class MergedSteps(ClientSteps):
         """
         super().begin(batches, epoch)
         first = batches[next(iter(batches))]
-        if self._rounds.federation is None:
-            self._rounds.choose_cut(first)
-            self._rounds.found(self._known.on_copy(self._rounds.cuts, first, batches.step))
-            self._rounds.begin(batches)
-        if self._known.of(self._rounds.cuts.default, first) is None:
-            splits = self._known.on_copy(self._rounds.cuts, first, batches.step)
-            self._rounds.check_same(splits, next(iter(batches)))
+        for client in batches:
+            try:
+                self._find_out(batches, client)
+            except SkippedStep:
+                continue  # tells nothing
+            break
         forms = {client: list(named_tensors(batches[client])) for client in batches}
         for client, form in forms.items():
             if form != list(named_tensors(first)):
@@ -70,8 +70,22 @@ class MergedSteps(ClientSteps):
             if name := differing_value(first, batches[client]):
                 raise ValueError(
                     f"server_batching='merged': {name!r} in the batch is no tensor and differs from client to client,"
-                    " so it cannot become one batch's. Give a tensor, leave it out, or give server_batching='per_client'."
+                    " so it cannot become one batch's. Give a tensor, leave it out, or server_batching='per_client'."
                 )
+
+    def _find_out(self, batches: ClientBatches, client: int) -> None:
+        """Learn whose is what from a client's step on a copy, if it is not known.
+
+        Raises:
+            SkippedStep: The step is skipped.
+        """
+        batch = batches[client]
+        if self._rounds.federation is None:
+            self._rounds.choose_cut(batch)
+            self._rounds.found(self._known.on_copy(self._rounds.cuts, batch, batches.step))
+            self._rounds.begin(batches)
+        if self._known.of(self._rounds.cuts.default, batch) is None:
+            self._rounds.check_same(self._known.on_copy(self._rounds.cuts, batch, batches.step), client)
 
     @override
     def run(
@@ -79,7 +93,8 @@ class MergedSteps(ClientSteps):
     ) -> tuple[Any, float]:
         """See :meth:`ClientSteps.run`."""
         federation = self._rounds.federation
-        assert federation is not None
+        if federation is None or self._known.of(self._rounds.cuts.default, batches[next(iter(batches))]) is None:
+            return None, 1.0  # everybody's step is skipped, as it was on the copy
         server_buffers = self._buffers_to_put_back()
         halves: dict[int, _Half] = {}
         for client in batches:

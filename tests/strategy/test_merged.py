@@ -408,3 +408,33 @@ def test_values_that_are_no_tensors_and_differ_are_refused():
     module = Weighs(network(), momentum, schedule=False)
     with pytest.raises(ValueError, match="'2.weight' in the batch is no tensor and differs from client to client"):
         fit(module, loader, strategy, max_epochs=1, precision="64-true")
+
+
+class SkipsFirst(Classifier):
+    """Skips batches with a marked label in the first step, which is the one that would tell whose is what."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        if batch_idx == 0 and y.min() < 0:
+            return None
+        return super().training_step((x, y.clamp(min=0)), batch_idx)
+
+
+@pytest.mark.parametrize("marked", [8, 18], ids=["first client", "everybody"])
+@pytest.mark.parametrize("cut", ["model.2", None])
+def test_the_first_step_may_be_skipped(marked, cut):
+    """By client 0, or by all; then the next batch tells. It ends like a run client by client, and has trained."""
+    images, labels = data()
+    labels[:marked] = -100
+    ends = [
+        train(
+            cut,
+            module=SkipsFirst(network(norm=False), momentum, schedule=False),
+            xy=(images, labels),
+            steps=4,
+            server_batching=way,
+        )
+        for way in ("merged", "per_client")
+    ]
+    assert_close(ends[0].weights, ends[1].weights)
+    assert not same(ends[0].weights, network(norm=False).state_dict())
