@@ -28,8 +28,11 @@ from lightning_sfl.cut.watch import Watch, watch_modules
 from lightning_sfl.strategy.cuts import Cuts
 
 
-class SkippedStep(Exception):
+class SkippedStep(CutError):
     """`training_step` returned None on a copy, which skips the step and tells nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("training_step returned None, which skips the step: nothing shows of what the cuts need.")
 
 
 class DeferredCarrier:
