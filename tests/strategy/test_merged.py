@@ -287,7 +287,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path):
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
 def test_a_run_resumes_before_a_step_that_everybody_skips(way, every, tmp_path):
-    """Every second step is skipped: the first one of runs that go on after steps 1, 3 and 5, in mid-round and between."""
+    """Every second step is skipped: the first of runs that go on after steps 1, 3 and 5, in mid-round and between."""
     saving = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
     options = {"server_batching": way, "optimizer": adamw, "steps": 7, "norm": False, "aggregate_every": every}
 

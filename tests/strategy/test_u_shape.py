@@ -207,7 +207,7 @@ def test_a_client_lost_in_mid_step_is_lost_in_a_u_shape_too(stage):
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        (("model.2", "model.0"), r"wrong order.*has no valid cut|wrong order"),
+        (("model.2", "model.0"), "wrong order"),
         (("model.0", "model.9"), "has no submodule of this name"),
         (("model.1.body.0", "model.2"), "path leads around.*With 'model.2' as the last one, valid first cuts are"),
     ],
