@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,18 @@ def replace_tensors(batch: Any, replacement: Mapping[str, Tensor]) -> Any:
 def copied_batch(batch: Any) -> Any:
     """A copy of ``batch`` that a step may change as it likes: containers of their own, and tensors too."""
     return replace_tensors(batch, {name: tensor.detach().clone() for name, tensor in named_tensors(batch).items()})
+
+
+def differing_value(one: object, other: object) -> str | None:
+    """The name of a value that is no tensor and not the same in both batches; None if there is none."""
+    values: list[dict[str, Any]] = [
+        {name or _BARE: leaf for name, leaf in _leaves(batch, "") if not isinstance(leaf, Tensor)}
+        for batch in (one, other)
+    ]
+    for name in {**values[0], **values[1]}:
+        if any(name not in found for found in values) or not np.array_equal(values[0][name], values[1][name]):
+            return name
+    return None
 
 
 def record_count(batch: object) -> int:

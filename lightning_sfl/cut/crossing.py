@@ -13,7 +13,8 @@ class Crossing(Enum):
     """What a batch tensor is that crosses to the server beside the smashed data.
 
     A label meets nothing but the loss. A mask steers the server's layers and is no input of the model in itself. An
-    input is what the cut is to keep private; it crosses only where the user allows it.
+    input is what the cut is to keep private: what the client feeds to its weights, and floating numbers that the server
+    feeds to its own; it crosses only where the user allows it.
     """
 
     LABEL = "label"
@@ -37,6 +38,8 @@ def crossing_tensors(
     by_client = set(flow.leaves_among(client, LeafKind.BATCH))
     by_server = set(flow.leaves_among(server, LeafKind.BATCH))
     inputs = _model_inputs(flow, client, batch) & by_client
+    # One that the client does not read at all, of a model with several inputs.
+    inputs |= {name for name in _fed_to_weights(flow, server) if batch[name].is_floating_point()}
     # A mask that Python looked at before the cut steers the program on both sides, unless the server skips that module.
     skipped = {visit.module, *stubs}
     early = [read.node for read in flow.scalar_reads if read.time < visit.left and not read.modules & skipped]
@@ -72,9 +75,15 @@ def _model_inputs(flow: Dataflow, client: set[int], batch: Mapping[str, Tensor])
     Floating tensors count always. An integer or boolean one counts when it (or what was computed from it alone) meets
     a parameter directly, as token ids meet an embedding; a mask meets activations.
     """
-    trained, fed = flow.from_parameters, flow.from_batch
     found = {name for name, tensor in batch.items() if tensor.is_floating_point() or tensor.is_complex()}
-    for node in client:
+    return found | _fed_to_weights(flow, client)
+
+
+def _fed_to_weights(flow: Dataflow, nodes: set[int]) -> set[str]:
+    """The batch tensors that (or what was computed from them alone) meet a parameter directly among the nodes."""
+    trained, fed = flow.from_parameters, flow.from_batch
+    found: set[str] = set()
+    for node in nodes:
         parents = flow.parents[node]
         if any(trained[p] and not fed[p] for p in parents):
             for parent in parents:

@@ -269,8 +269,8 @@ def default_cut(cuts: Sequence[Cut]) -> Cut:
     return next(cut for cut in reversed(first_half) if cut.smashed_byte_per_sample <= 1.1 * least)
 
 
-def training_step(module: nn.Module, batch: object) -> object:
-    """Call ``module.training_step`` with the batch and, if it takes one, a batch index of 0.
+def training_step(module: nn.Module, batch: object, batch_idx: int = 0) -> object:
+    """Call ``module.training_step`` with the batch and, if it takes one, a batch index.
 
     Raises:
         ValueError: The module has no ``training_step``.
@@ -282,7 +282,7 @@ def training_step(module: nn.Module, batch: object) -> object:
             " how to run one step with step=."
         )
     takes_index = "batch_idx" in inspect.signature(method).parameters or len(inspect.signature(method).parameters) > 1
-    return method(batch, 0) if takes_index else method(batch)
+    return method(batch, batch_idx) if takes_index else method(batch)
 
 
 def loss_of(output: object) -> Tensor:

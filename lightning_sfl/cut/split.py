@@ -179,6 +179,14 @@ def _u_shape(flow: Dataflow, visit: Visit, last: Visit) -> _Sides:
     if not flow.leaves_among(server, LeafKind.PARAMETER):
         raise CutError(f"{where}: no parameter is read between them, the server would have no model.")
     _check_paths_around(flow, f"{where}: a path leads around {last.module!r}", server, after)
+    sent = {visit.outputs[place] for place in _read_outputs(flow, server, visit)}
+    # Its gradient would come from both, and only the server's share is to cross.
+    if any(node is not None and flow.from_parameters[node] for node in sent & after):
+        raise CutError(
+            f"{where}: the client's second part reads the output of {visit.module!r} too, which the server reads (a"
+            " skip connection from the very tensor that crosses). Cut at a module behind it, whose output goes to the"
+            " server alone; the skip connection then stays with the client."
+        )
     return _Sides(before, server, after)
 
 

@@ -15,7 +15,7 @@ from lightning_sfl.cut.split import Split
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.link.link import Link
 from lightning_sfl.link.log import Origin
-from lightning_sfl.strategy.first_step import pass_through
+from lightning_sfl.strategy.first_step import SkippedStep, pass_through
 from lightning_sfl.strategy.loss_scale import LossScale
 from lightning_sfl.strategy.outputs import together
 from lightning_sfl.strategy.presence import Presence
@@ -177,7 +177,10 @@ class ClientSteps:
 
     def _run_first(self, batches: ClientBatches, client: int, weight: float, forward: Callable[[], Any]) -> Any:
         """The very first pass: run it watched, learn the split, and only then make clients and let tensors cross."""
-        self._rounds.choose_cut(batches[client])
+        try:
+            self._rounds.choose_cut(batches[client])
+        except SkippedStep:
+            return None
         cut = self._rounds.cuts.of(client)
         assert cut is not None
         watched = self._known.watch(cut, self._rounds.cuts, batches[client], forward)

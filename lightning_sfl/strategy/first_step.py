@@ -28,6 +28,13 @@ from lightning_sfl.cut.watch import Watch, watch_modules
 from lightning_sfl.strategy.cuts import Cuts
 
 
+class SkippedStep(CutError):
+    """`training_step` returned None on a copy, which skips the step and tells nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("training_step returned None, which skips the step: nothing shows of what the cuts need.")
+
+
 class DeferredCarrier:
     """Carries the tensors of the watched step: they cross once it is known which of them do."""
 
@@ -49,11 +56,11 @@ class DeferredCarrier:
         self._held = ()
 
     def carry_back(self, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-        """Send the gradients."""
+        """Send the gradients; those of what did not cross are the holder's own."""
         assert self._carrier is not None
         received = self._carrier.carry_back(tuple(gradients[place] for place in self._places))
         by_place = dict(zip(self._places, received, strict=True))
-        return tuple(by_place.get(place) for place in range(len(gradients)))
+        return tuple(by_place.get(place, gradient) for place, gradient in enumerate(gradients))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,14 +181,21 @@ def choose_cut(module: pl.LightningModule, batch: object, server_inputs: tuple[s
 
 
 def probe(module: pl.LightningModule, batch: object, server_inputs: tuple[str, ...], last: str | None = None) -> Search:
-    """Watch one step on a copy that knows the trainer and whose logging goes nowhere."""
-    trainer = module._trainer
+    """Watch one step on a copy that knows the trainer and whose logging goes nowhere.
+
+    Raises:
+        SkippedStep: It skipped the step.
+    """
+    trainer = module.trainer
 
     def step(copied: nn.Module, batch: object) -> object:
         assert isinstance(copied, pl.LightningModule)
         copied._trainer = trainer
         copied.log = copied.log_dict = _log_nowhere  # type: ignore[method-assign]
-        return training_step(copied, batch)
+        output = training_step(copied, batch, max(0, trainer.fit_loop.batch_idx))
+        if output is None:
+            raise SkippedStep
+        return output
 
     return search(module, batch, server_inputs=server_inputs, step=step, last=last)
 

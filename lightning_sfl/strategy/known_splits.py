@@ -8,8 +8,9 @@ from lightning.pytorch.plugins.precision import Precision
 
 from lightning_sfl.cut.batch import copied_batch, named_tensors
 from lightning_sfl.cut.split import Split
+from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.strategy.cuts import Cuts
-from lightning_sfl.strategy.first_step import WatchedStep, choose_cut, probe, watched_step
+from lightning_sfl.strategy.first_step import SkippedStep, WatchedStep, choose_cut, probe, watched_step
 
 _WATCH_AGAIN_AFTER = 50
 """Steps between two watched ones at least, so that watching costs little where epochs are short."""
@@ -70,6 +71,18 @@ class KnownSplits:
         with self._precision.train_step_context():
             search = probe(self._module, batch, self._server_inputs, last)
             return {name: search.cut(name).split for name in names}
+
+    def probed_by_any(self, names: Sequence[str], last: str | None, batches: ClientBatches) -> dict[str, Split] | None:
+        """Splits found on a copy with the first batch whose step is not skipped; None if all are."""
+        for client in batches:
+            batch = copied_batch(batches[client])
+            try:
+                splits = self.probed(names, last, batch)
+            except SkippedStep:
+                continue
+            self.seen = batch
+            return splits
+        return None
 
     def on_copy(self, cuts: Cuts, batch: object, step: int) -> dict[str, Split]:
         """Learn the splits at these cuts from a step on a copy of the module, before the real one."""

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_sfl.attendance import Stage
-from lightning_sfl.cut.batch import named_tensors, record_count, replace_tensors
+from lightning_sfl.cut.batch import differing_value, named_tensors, record_count, replace_tensors
 from lightning_sfl.cut.carrier import LinkCarrier
 from lightning_sfl.cut.errors import CutError
 from lightning_sfl.cut.modes import Halted, Injected, halt, inject
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.random_state import RandomState
 from lightning_sfl.strategy.client_steps import ClientSteps
+from lightning_sfl.strategy.first_step import SkippedStep
 from lightning_sfl.strategy.outputs import without_graph
 from lightning_sfl.strategy.step_logs import StepLogs
 
@@ -53,13 +54,12 @@ class MergedSteps(ClientSteps):
         """
         super().begin(batches, epoch)
         first = batches[next(iter(batches))]
-        if self._rounds.federation is None:
-            self._rounds.choose_cut(first)
-            self._rounds.found(self._known.on_copy(self._rounds.cuts, first, batches.step))
-            self._rounds.begin(batches)
-        if self._known.of(self._rounds.cuts.default, first) is None:
-            splits = self._known.on_copy(self._rounds.cuts, first, batches.step)
-            self._rounds.check_same(splits, next(iter(batches)))
+        for client in batches:
+            try:
+                self._find_out(batches, client)
+            except SkippedStep:
+                continue  # tells nothing
+            break
         forms = {client: list(named_tensors(batches[client])) for client in batches}
         for client, form in forms.items():
             if form != list(named_tensors(first)):
@@ -67,6 +67,25 @@ class MergedSteps(ClientSteps):
                     f"server_batching='merged': the batch of client {client} holds the tensors {form}, another's"
                     f" {list(named_tensors(first))}. Give batches of one form, or server_batching='per_client'."
                 )
+            if name := differing_value(first, batches[client]):
+                raise ValueError(
+                    f"server_batching='merged': {name!r} in the batch is no tensor and differs from client to client,"
+                    " so it cannot become one batch's. Give a tensor, leave it out, or server_batching='per_client'."
+                )
+
+    def _find_out(self, batches: ClientBatches, client: int) -> None:
+        """Learn whose is what from a client's step on a copy, if it is not known.
+
+        Raises:
+            SkippedStep: The step is skipped.
+        """
+        batch = batches[client]
+        if self._rounds.federation is None:
+            self._rounds.choose_cut(batch)
+            self._rounds.found(self._known.on_copy(self._rounds.cuts, batch, batches.step))
+            self._rounds.begin(batches)
+        if self._known.of(self._rounds.cuts.default, batch) is None:
+            self._rounds.check_same(self._known.on_copy(self._rounds.cuts, batch, batches.step), client)
 
     @override
     def run(
@@ -74,7 +93,8 @@ class MergedSteps(ClientSteps):
     ) -> tuple[Any, float]:
         """See :meth:`ClientSteps.run`."""
         federation = self._rounds.federation
-        assert federation is not None
+        if federation is None or self._known.of(self._rounds.cuts.default, batches[next(iter(batches))]) is None:
+            return None, 1.0  # everybody's step is skipped, as it was on the copy
         server_buffers = self._buffers_to_put_back()
         halves: dict[int, _Half] = {}
         for client in batches:
@@ -140,6 +160,7 @@ class MergedSteps(ClientSteps):
     def _run_server(self, halves: Mapping[int, _Half], step: Callable[[Any], Any], logs: StepLogs) -> Injected:
         """Run the server's half on everything that has arrived, as one batch."""
         split = next(iter(halves.values())).carrier.split
+        _check_rows(halves)
         smashed = [
             _concatenated(f"smashed data {place}", {client: half.smashed[place] for client, half in halves.items()})
             for place in range(len(split.smashed))
@@ -157,6 +178,18 @@ class MergedSteps(ClientSteps):
         for name, data in before.items():
             self._module.get_buffer(name).data = data
         return injected
+
+
+def _check_rows(halves: Mapping[int, _Half]) -> None:
+    """Raise a ValueError if smashed data have no row per record: one below the other they would be another batch."""
+    for client, half in halves.items():
+        for place, tensor in enumerate(half.smashed):
+            if tensor.ndim == 0 or tensor.shape[0] != half.records:
+                raise ValueError(
+                    f"server_batching='merged': smashed data {place} of client {client} have the shape"
+                    f" {tuple(tensor.shape)} for a batch of {half.records}; a row per record is needed (batch first)."
+                    " Cut elsewhere, or give server_batching='per_client'."
+                )
 
 
 def _merged_batch(halves: Mapping[int, _Half]) -> Any:

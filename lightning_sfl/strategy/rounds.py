@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from lightning_sfl.algorithms.aggregation import Aggregation
 from lightning_sfl.algorithms.federation import Federation
 from lightning_sfl.algorithms.placement import Algorithm, Placements
-from lightning_sfl.cut.batch import copied_batch
 from lightning_sfl.cut.errors import CutError
 from lightning_sfl.cut.split import Split
 from lightning_sfl.data.batches import ClientBatches
@@ -86,6 +85,8 @@ class Rounds:
         """
         if self.federation is None and self._saved is not None:
             self._go_on(batches)
+            if self._saved is not None:
+                return
         if self.federation is None:
             if self._algorithm.uses_cut:
                 if self._moving.due(batches.round):
@@ -204,6 +205,7 @@ class Rounds:
         """Make the federation as it was saved.
 
         The step that finds whose is what runs on a copy: participants are in mid-round, with weights of their own.
+        Where everybody skips it, a later one is to tell.
         """
         assert self._saved is not None
         saved, self._saved = self._saved, None
@@ -215,12 +217,17 @@ class Rounds:
             self.lost_first = {(round, client) for round, client in saved["lost_first"]}
             return
         if self._algorithm.uses_cut:
-            self.known.seen = copied_batch(batches[next(iter(batches))])
-            splits = self.known.probed(self._moving.names, self.cuts.last, self.known.seen)
+            found = self.known.probed_by_any(self._moving.names, self.cuts.last, batches)
+            if found is None:
+                self._saved = saved
+                return
+            splits = found
         # Participants may own what was frozen in mid-round.
         keep = Placements.from_state(saved["placements"], self.cuts.of) if goes_on and saved["placements"] else None
         federation = self.found(splits, keep)
         federation.load_state_dict(saved["federation"])
+        for client, participant in federation.participants.items():
+            participant.lost |= (federation.round, client) in self.lost_first  # in steps that everybody else skipped
         for name in federation.placements.owned.parameters:
             self._module.get_parameter(name).grad = None  # of a layer that was the server's
         self.count = saved["rounds"]

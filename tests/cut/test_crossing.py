@@ -162,3 +162,28 @@ def test_a_buffer_written_behind_the_cut_is_work_of_the_server_and_what_it_reads
     assert cuts
     assert all(cut.split.crossing == {"1": Crossing.LABEL} for cut in cuts)
     assert all("seen" in cut.split.server_buffers for cut in cuts)
+
+
+# A model with several inputs
+
+
+class Adds(Classifier):
+    """Token ids on one branch, measurements on the other."""
+
+    def training_step(self, batch, batch_idx):
+        ids, measured, labels = batch
+        return cross_entropy(self.model["end"](self.model["ids"](ids) + self.model["measured"](measured)), labels)
+
+
+def test_an_input_that_only_the_server_feeds_to_its_weights_is_no_mask():
+    """It would have crossed raw, without a word, as a mask; a mask meets activations."""
+    layers = {"ids": nn.Embedding(5, 4), "measured": nn.Linear(6, 4), "end": nn.Linear(4, 3)}
+    module = Adds(nn.ModuleDict(layers), sgd)
+    samples = [(torch.tensor(i % 5), torch.randn(6), torch.tensor(i % 3)) for i in range(8)]
+    strategy = SplitFederatedStrategy(cut="model.ids", num_clients=2)
+    with pytest.raises(CutError, match=r"reads '1', an input of the model.*allow it with server_inputs=\('1',\)"):
+        fit(module, DataLoader(samples, batch_size=2), strategy, max_epochs=1)
+    log = MessageLog()
+    strategy = SplitFederatedStrategy(cut="model.ids", num_clients=2, server_inputs=("1",), message_log=log)
+    fit(module, DataLoader(samples, batch_size=2), strategy, max_epochs=1)
+    assert list(next(iter(log.messages(kinds=[MessageKind.INPUT]))).tensors) == ["1"]

@@ -283,6 +283,23 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path):
         assert same(whole.weights, resumed.weights)
 
 
+@pytest.mark.parametrize("way", ["merged", "per_client"])
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
+def test_a_run_resumes_before_a_step_that_everybody_skips(way, every, tmp_path):
+    """Every second step is skipped: the first of runs that go on after steps 1, 3 and 5, in mid-round and between."""
+    saving = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    options = {"server_batching": way, "optimizer": adamw, "steps": 7, "norm": False, "aggregate_every": every}
+
+    def run(**more):
+        module = Skips(network(norm=False), adamw, before=True, schedule=False)
+        return train(module=module, **options, **more).weights
+
+    whole = run(callbacks=[saving], trainer_options={"enable_checkpointing": True})
+    for step in (1, 2, 3, 5):
+        assert same(whole, run(ckpt_path=tmp_path / f"step={step}.ckpt"))
+
+
 def test_the_cut_may_move_for_all_at_once():
     """From model.2 to model.5 after the first round."""
     plan = {0: Allocation(cut=["model.5"] * 3)}
