@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sfl.attendance import Stage
+from lightning_sfl.clients import Participant
 from lightning_sfl.cut.carrier import LinkCarrier
 from lightning_sfl.cut.modes import halt
 from lightning_sfl.cut.split import Split
@@ -111,12 +112,7 @@ class ClientSteps:
                 return None
             return self._run_first(batches, client, weight, forward)
         participant = federation.participants[client]
-        participant.lost |= self.presence.is_lost(batches, client, Stage.BEFORE_FORWARD)
-        if participant.lost:
-            return None
-        if self.presence.is_lost(batches, client, Stage.AFTER_FORWARD):
-            participant.lost = True
-            self._run_in_vain(batches, client, forward)
+        if self._is_gone(batches, client, participant, forward):
             return None
         scale = weight if federation.placements.has_common else 1.0
         batch, cut = batches[client], self._rounds.cuts.of(client)
@@ -128,7 +124,7 @@ class ClientSteps:
                 output = pass_through(self._module, self._carrier(batches, client, split, scale), batch, forward)
             else:
                 output = self._run_watched(batches, client, scale, forward)
-            if not self.presence.counts(output, client):
+            if not self.presence.counts(output, [client]):
                 if output is not None:
                     self._put_back(buffers)
                 return None
@@ -136,6 +132,16 @@ class ClientSteps:
         participant.samples += len(batches.indices[client])
         participant.lost |= self.presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
         return output
+
+    def _is_gone(
+        self, batches: ClientBatches, client: int, participant: Participant, forward: Callable[[], Any]
+    ) -> bool:
+        """Whether a client is lost before the server trains on what it sends; after its forward, it sends in vain."""
+        participant.lost |= self.presence.is_lost(batches, client, Stage.BEFORE_FORWARD)
+        if not participant.lost and self.presence.is_lost(batches, client, Stage.AFTER_FORWARD):
+            participant.lost = True
+            self._run_in_vain(batches, client, forward)
+        return participant.lost
 
     def _buffers_to_put_back(self) -> dict[str, Tensor]:
         """The buffers as they are, where a client may be left out: it leaves no running statistics then."""
@@ -186,7 +192,7 @@ class ClientSteps:
         watched = self._known.watch(cut, self._rounds.cuts, batches[client], forward)
         if watched is None:
             return None
-        if not self.presence.counts(watched.output, client):
+        if not self.presence.counts(watched.output, [client]):
             for name, buffer in watched.buffers_before.items():
                 self._module.get_buffer(name).data = buffer
             return None

@@ -106,7 +106,7 @@ class MergedSteps(ClientSteps):
         if not halves:
             return None, 1.0
         injected = self._run_server(halves, lambda batch: self._forward(batch, args, kwargs)(), logs)
-        if not self.presence.counts_together(injected.output, list(halves)):
+        if not self.presence.counts(injected.output, list(halves)):
             if injected.output is not None:
                 self._put_back(server_buffers)
                 for client, half in halves.items():
@@ -131,12 +131,7 @@ class MergedSteps(ClientSteps):
         """Run one client's half and send what crosses; None if there is nothing that the server is to use."""
         assert self._rounds.federation is not None
         participant = self._rounds.federation.participants[client]
-        participant.lost |= self.presence.is_lost(batches, client, Stage.BEFORE_FORWARD)
-        if participant.lost:
-            return None
-        if self.presence.is_lost(batches, client, Stage.AFTER_FORWARD):
-            participant.lost = True
-            self._run_in_vain(batches, client, forward)
+        if self._is_gone(batches, client, participant, forward):
             return None
         split = self._known.of(self._rounds.cuts.default, batches[client])
         assert split is not None

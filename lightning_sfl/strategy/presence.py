@@ -35,8 +35,8 @@ class Presence:
         """Whether a client is lost at this stage of the step."""
         return self._attendance.is_lost(client=client, stage=stage, round=batches.round, step=batches.step)
 
-    def counts(self, output: object, client: int) -> bool:
-        """Whether a client has a loss to train on: not None, which skips the step, and a number.
+    def counts(self, output: object, clients: Sequence[int]) -> bool:
+        """Whether these clients have a loss to train on: not None, which skips the step, and a number.
 
         Raises:
             ValueError: It is not a number, and that is to stop the run.
@@ -48,8 +48,14 @@ class Presence:
             return True
         if self.skips_nonfinite:
             return False
+        if len(clients) == 1:
+            raise ValueError(
+                f"Client {clients[0]} has a loss of {loss.item()}. nonfinite='skip' leaves such a client out of the"
+                " step."
+            )
         raise ValueError(
-            f"Client {client} has a loss of {loss.item()}. nonfinite='skip' leaves such a client out of the step."
+            f"Clients {list(clients)} together have a loss of {loss.item()}. nonfinite='skip' leaves such a step out;"
+            " server_batching='per_client' tells which client it is."
         )
 
     def counts_smashed(self, smashed: Sequence[Tensor], client: int) -> bool:
@@ -65,24 +71,6 @@ class Presence:
         raise ValueError(
             f"Client {client} has smashed data that are NaN or infinite. nonfinite='skip' leaves such a client out of"
             " the step."
-        )
-
-    def counts_together(self, output: object, clients: Sequence[int]) -> bool:
-        """Whether there is a loss on all these clients' data together: not None, and a number.
-
-        Raises:
-            ValueError: It is not a number, and that is to stop the run.
-        """
-        if output is None:
-            return False
-        loss = loss_of(output).detach()
-        if math.isfinite(loss):
-            return True
-        if self.skips_nonfinite:
-            return False
-        raise ValueError(
-            f"Clients {list(clients)} together have a loss of {loss.item()}. nonfinite='skip' leaves such a step out;"
-            " server_batching='per_client' tells which client it is."
         )
 
     def leave_out_server_step(self, batches: ClientBatches) -> None:
