@@ -88,13 +88,13 @@ def test_the_language_model_trains_in_a_u_shape(tmp_path):
     A uniform guess over 256 bytes costs ln 256 = 5.55.
     """
     changes = ["--trainer.max_epochs=1", "--data.training_windows=192", "--data.validation_windows=32"]
-    logger = ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", f"--trainer.logger.save_dir={tmp_path}"]
     command = [Path(sys.executable).parent / "lightning-sfl", "fit", "--config", str(ROOT / "llm/debug.yaml")]
-    subprocess.run([*command, *changes, *logger], check=True, capture_output=True, cwd=tmp_path)
+    subprocess.run([*command, *changes], check=True, capture_output=True, cwd=tmp_path)
     (metrics,) = tmp_path.rglob("metrics.csv")
     rows = metrics.read_text(encoding="utf-8").splitlines()
     columns = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
     assert float(columns["val_loss"]) < 5.2
+    assert not (tmp_path / "config.yaml").exists()  # which would stop a second run
 
 
 def test_text_is_windows_of_bytes_and_none_is_in_training_and_validation():
