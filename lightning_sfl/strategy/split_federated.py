@@ -49,6 +49,7 @@ from lightning_sfl.strategy.checks import (
 )
 from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.cuts import Cuts
+from lightning_sfl.strategy.epoch_end import ReadAtEpochEnd
 from lightning_sfl.strategy.epoch_sums import EpochSums
 from lightning_sfl.strategy.global_model import GlobalModelStrategy
 from lightning_sfl.strategy.party_steps import PartySteps
@@ -166,6 +167,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         """Forget the last fit; a meter counts one fit."""
         self.link = LocalLink(self.message_log)
         self._transfer: PerClientTransfer | None = None
+        self._epoch_end: ReadAtEpochEnd | None = None
         self._rounds = None
         self._steps: ClientSteps | None = None
         self._loader: ClientLoader | None = None
@@ -208,6 +210,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             check_optimizers(self.optimizers)
             log_settings(trainer, self)
             self._transfer = PerClientTransfer(trainer)
+            self._epoch_end = ReadAtEpochEnd(trainer, self._read)
             self._server = ServerGradients(self._module)
             self._rounds, self._steps = wired(self, trainer)
 
@@ -360,8 +363,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             if self.cut is None and self.algorithm.uses_cut:
                 log_chosen_cut(self._trainer, self._rounds.cuts)
             print_owners(self._trainer, self._rounds)
-        ends_here = self._trainer.global_step + 1 == self._trainer.max_steps  # the epoch too, wherever it is
-        if self._shows_every_step or ends_here or self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if self._shows_every_step or self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._read()
         return result
 
@@ -384,6 +386,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             self._rounds.end()
         if self._transfer is not None:
             self._transfer.undo()
+        if self._epoch_end is not None:
+            self._epoch_end.undo()
         super().teardown()
 
     @classmethod

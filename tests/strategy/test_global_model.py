@@ -1,5 +1,8 @@
 """Whoever reads in mid-round sees the weighted mean of those taking part, and nothing of it is fed back."""
 
+import datetime
+import time
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -92,6 +95,17 @@ def test_an_epoch_that_the_last_step_of_a_run_cuts_short_ends_with_the_weighted_
     watcher = Watcher()
     fit(MLP.module(sgd), MLP.loader(12, 3), strategy(), callbacks=[watcher], max_epochs=5, max_steps=1)
     assert watcher.looked == ["epoch end", "train end"]
+
+
+def test_a_fit_that_runs_out_of_time_in_mid_round_ends_with_the_weighted_mean():
+    """The first step, of a round of four, takes longer than there is time."""
+    watcher, slow = Watcher(), pl.callbacks.LambdaCallback(on_train_batch_start=lambda *_: time.sleep(0.5))
+    module = MLP.module(sgd)
+    limit = datetime.timedelta(seconds=0.4)
+    trainer = fit(module, MLP.loader(12, 3), strategy(), callbacks=[watcher, slow], max_epochs=5, max_time=limit)
+    assert trainer.global_step == 1
+    assert watcher.looked[-1] == "train end"
+    assert not same(module.state_dict(), MLP.module(sgd).state_dict())
 
 
 def test_epoch_end_sees_the_weighted_mean_without_a_validation_before_it():
