@@ -123,7 +123,8 @@ class Run:
     def profile(self, cuts: Sequence[Cut], optimizer: Optimizer | None) -> Profile:
         """The costs of cuts for the clients of this run."""
         module = self._precision.convert_module(self.model)
-        return profile_cuts(module, self.first_batch(most=4), cuts, optimizer, step=self.step)
+        splits = {cut.name: cut.split for cut in cuts}
+        return profile_cuts(module, self.first_batch(most=4), splits, optimizer, step=self.step)
 
     def client_half(self, cut: Cut) -> ClientHalf:
         """The client's half as an attacker runs it."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_sfl.cut.batch import copied_batch, named_tensors, record_count, replace_tensors
-from lightning_sfl.cut.find import Cut, Step, copied_module, training_step
+from lightning_sfl.cut.find import Step, copied_module, training_step
 from lightning_sfl.cut.split import Split
 from lightning_sfl.cut.weightless import ValueRead, Weightless, has_values
 from lightning_sfl.random_state import RandomState
@@ -26,7 +26,7 @@ _SIZES = (2, 3)  # an affine function is known from two batches; programs may tr
 def profile_cuts(
     module: nn.Module,
     batch: object,
-    cuts: Sequence[Cut],
+    splits: Mapping[str, Split],
     optimizer: Optimizer | None = None,
     *,
     step: Step = training_step,
@@ -40,14 +40,13 @@ def profile_cuts(
     Args:
         module: The module, on any device; ``meta`` will do.
         batch: A batch in the precision that it has on its way into the step; its first record's shape is that of all.
-        cuts: The cuts, from ``find_cuts``.
+        splits: Whose is what at every cut, by its name; ``{cut.name: cut.split for cut in find_cuts(...)}``.
         optimizer: The module's optimizer, for its state; None counts none.
         step: How to run one step.
 
     Raises:
         ValueError: The step runs other operations on two records than on three, or looks at values that there are not.
     """
-    splits = {cut.name: cut.split for cut in cuts}
     try:
         runs = _dry_runs(module, batch, splits, step)
     except ValueRead as error:
@@ -57,7 +56,9 @@ def profile_cuts(
                 " weights, or without what looks (of an attention mask: attn_implementation='eager')."
             ) from error
         runs = _real_runs(module, batch, splits, step)
-    return _Assembly(module, batch, splits, optimizer, *runs).profile()
+    reached = runs[0][0].crossed
+    in_order = dict(sorted(splits.items(), key=lambda item: reached[item[0]].reached))
+    return _Assembly(module, batch, in_order, optimizer, *runs).profile()
 
 
 _Runs = tuple[DryRun, DryRun]

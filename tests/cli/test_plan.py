@@ -53,8 +53,8 @@ def test_json_holds_the_same_cuts_unrounded(recipe, tmp_path, here, capsys):
 
 
 def test_memory_is_that_of_the_clients_batch(tmp_path, capsys):
-    """From batch 4 to 8, stem.0 holds 4 more images of 4 KiB with labels of 8 B; each makes smashed data of 2 · 1024 · 4
-    B = 8 KiB, and their gradient."""
+    """From batch 4 to 8, stem.0 holds 4 more images of 4 KiB with labels of 8 B; each makes smashed data of 2 · 1024 ·
+    4 B = 8 KiB, and their gradient."""
     found = []
     for size in (4, 8):
         target = tmp_path / f"{size}.json"
@@ -63,7 +63,8 @@ def test_memory_is_that_of_the_clients_batch(tmp_path, capsys):
         found.append(json.loads(target.read_text())[0])
 
     assert [entry["batch_size"] for entry in found] == [4, 8]
-    assert found[1]["client_training_memory_byte"] - found[0]["client_training_memory_byte"] == 4 * (4096 + 8 + 2 * 8192)
+    small, large = (entry["client_training_memory_byte"] for entry in found)
+    assert large - small == 4 * (4096 + 8 + 2 * 8192)
 
 
 def test_an_existing_json_file_is_refused_and_kept(recipe, tmp_path, capsys):

@@ -57,7 +57,7 @@ def batch(records: int = BATCH) -> tuple[Tensor, Tensor]:
 
 
 def profiled(module: nn.Module, cut: str, optimizer: torch.optim.Optimizer | None = None) -> Profile:
-    return profile_cuts(module, batch(), [search(module, batch()).cut(cut)], optimizer)
+    return profile_cuts(module, batch(), {cut: search(module, batch()).split(cut)}, optimizer)
 
 
 def training_line(found: Profile) -> list[list[float]]:
@@ -204,11 +204,11 @@ def test_module_optimizer_and_random_state_stay_as_they_were():
     module = Normalised()
     module.head.weight.grad = torch.ones_like(module.head.weight)
     optimizer = torch.optim.Adam(module.parameters())
-    cut = search(module, batch()).cut("linear")
+    splits = {"linear": search(module, batch()).split("linear")}
     data = batch()
     before, state = copy.deepcopy(module.state_dict()), torch.get_rng_state()
 
-    profile_cuts(module, data, [cut], optimizer)
+    profile_cuts(module, data, splits, optimizer)
 
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
@@ -245,9 +245,25 @@ def test_another_way_to_run_a_step_can_be_given():
         return cross_entropy(module(data[0]), data[1])
 
     module = Plain()
-    cut = search(module, batch(), step=step).cut("linear")
+    splits = {"linear": search(module, batch(), step=step).split("linear")}
 
-    assert profile_cuts(module, batch(), [cut], step=step).client_forward_flop.tolist() == [[0, 896]]
+    assert profile_cuts(module, batch(), splits, step=step).client_forward_flop.tolist() == [[0, 896]]
+
+
+def test_cuts_stand_in_order_of_execution():
+    module = ConvLinear()
+    found = search(module, batch())
+
+    profile = profile_cuts(module, batch(), {cut: found.split(cut) for cut in ("linear", "conv", "flat")})
+
+    assert profile.cuts == ("conv", "flat", "linear")
+    assert profile.client_parameters.tolist() == [20, 20, 185]
+    assert profile.index(["linear", "conv", "linear"]).tolist() == [2, 0, 2]
+
+
+def test_an_unknown_cut_is_refused_with_its_neighbours():
+    with pytest.raises(ValueError, match="cut='linar' is not among the 1 cuts of the profile; near are 'linear'"):
+        profiled(ConvLinear(), "linear").index(["linear", "linar"])
 
 
 class LooksAtValues(ConvLinear):
@@ -259,10 +275,10 @@ class LooksAtValues(ConvLinear):
 def test_a_step_that_looks_at_values_is_profiled_all_the_same():
     """It looks at one, in two operations (the maximum, and reading it)."""
     module, data = LooksAtValues(), batch()
-    cuts = [search(module, data).cut("linear")]
+    splits = {"linear": search(module, data).split("linear")}
     state = torch.get_rng_state()
 
-    found = profile_cuts(module, data, cuts)
+    found = profile_cuts(module, data, splits)
 
     assert torch.equal(torch.get_rng_state(), state)
     like = profiled(ConvLinear(), "linear")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_sfl.cut.batch import copied_batch, named_tensors, replace_tensors
-from lightning_sfl.cut.find import copied_module, search, training_step
+from lightning_sfl.cut.find import Cut, copied_module, search, training_step
 from lightning_sfl.cut.modes import halt, inject
 from lightning_sfl.cut.split import Split
 from lightning_sfl.world.measure import profile_cuts
@@ -27,6 +27,10 @@ def sized(kind: Kind, size: int) -> Any:
     return replace_tensors(batch, {name: tensor[places] for name, tensor in named_tensors(batch).items()})
 
 
+def splits_of(cuts: list[Cut]) -> dict[str, Split]:
+    return {cut.name: cut.split for cut in cuts}
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("make_optimizer", [sgd, adamw])
 def test_client_memory_is_what_a_half_alone_takes(kind, make_optimizer):
@@ -35,7 +39,7 @@ def test_client_memory_is_what_a_half_alone_takes(kind, make_optimizer):
     module = kind.module(make_optimizer)
     optimizer = make_optimizer(module.parameters())
     cuts = search(module, kind.batch(), server_inputs=kind.server_inputs).cuts()
-    found = profile_cuts(module, kind.batch(), cuts, optimizer)
+    found = profile_cuts(module, kind.batch(), splits_of(cuts), optimizer)
     for place, cut in enumerate(cuts):
         for size in SIZES if cut is cuts[-1] else SIZES[-1:]:
             half = RealHalf(module, cut.split, sized(kind, size), optimizer)
@@ -50,7 +54,7 @@ def test_flops_and_bits_are_those_of_halves_run_apart(kind):
     """The naive way, one cut and batch at a time on real tensors, finds the very numbers of one run for all cuts."""
     module = kind.module(sgd)
     cuts = search(module, kind.batch(), server_inputs=kind.server_inputs).cuts()
-    found = profile_cuts(module, kind.batch(), cuts)
+    found = profile_cuts(module, kind.batch(), splits_of(cuts))
     for place, cut in enumerate(cuts):
         batch = sized(kind, 5)
         smashed, *counted = apart(module, cut.split, batch)
@@ -94,8 +98,8 @@ def test_a_model_without_weights_has_the_same_cuts_and_the_same_profile(kind):
     same = search(empty, batch, server_inputs=kind.server_inputs).cuts()
     assert same == cuts
     assert [cut.split for cut in same] == [cut.split for cut in cuts]
-    one = profile_cuts(module, batch, cuts, adamw(module.parameters()))
-    other = profile_cuts(empty, batch, same, adamw(empty.parameters()))
+    one = profile_cuts(module, batch, splits_of(cuts), adamw(module.parameters()))
+    other = profile_cuts(empty, batch, splits_of(same), adamw(empty.parameters()))
     for name in vars(one):
         if name not in ("cuts", "whole"):
             assert getattr(one, name).tolist() == getattr(other, name).tolist()
@@ -116,4 +120,4 @@ def test_a_model_without_weights_whose_step_looks_at_values_is_refused():
     with pytest.raises(ValueError, match="holds no values, and its training step looks at some"):
         search(module.to("meta"), torch.rand(2, 3))
     with pytest.raises(ValueError, match="holds no values, and its training step looks at some"):
-        profile_cuts(module, torch.rand(2, 3), cuts)
+        profile_cuts(module, torch.rand(2, 3), splits_of(cuts))

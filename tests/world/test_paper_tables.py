@@ -50,7 +50,7 @@ def rows(model: nn.Module, size: int, cuts: list[str]) -> list[tuple[float, int,
     module = Net(model)
     batch = (torch.rand(2, 3, size, size, device="cpu"), torch.tensor([0, 1]))
     found = search(module, batch)
-    profile = profile_cuts(module, batch, [found.cut(f"model.{name}") for name in cuts])
+    profile = profile_cuts(module, batch, {f"model.{name}": found.split(f"model.{name}") for name in cuts})
     return [
         (float(flop), int(parameters), float(bit))
         for flop, parameters, bit in zip(
