@@ -5,6 +5,8 @@ subtractions, multiplications, divisions and square roots, which IEEE 754 rounds
 powers of two. They take positive or finite arguments, as a simulation has them; they are within 1 ulp or so.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,11 +30,7 @@ _LOG = (
 )
 
 # Taylor coefficients 1/k! of exp; for |x| ≤ ln 2 / 2 what follows 1/14! is below 1e-18.
-_EXP = tuple(1.0 / float(product) for product in (2, 6, 24, 120, 720, 5040, 40320, 362880, 3628800, 39916800)) + (
-    1.0 / 479001600.0,
-    1.0 / 6227020800.0,
-    1.0 / 87178291200.0,
-)
+_EXP = tuple(1.0 / math.factorial(k) for k in range(2, 15))
 
 # Wichura 1988, algorithm AS 241 (PPND16): numerator and denominator in the centre, in the tail, far out.
 _CENTRE = (
