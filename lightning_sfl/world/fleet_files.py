@@ -41,6 +41,8 @@ def fleet_from_csv(path: Path, *, speed: Speed | None = None) -> Fleet:
         )
     devices = []
     for row in reader:
+        if None in row:
+            raise ValueError(f"{path}, line {reader.line_num} has more entries than columns; give one per column.")
         written = {name: value for name, value in row.items() if value or name in required}
         numbers = {name: _csv_number(path, reader.line_num, name, value) for name, value in written.items()}
         devices.append(Device(**numbers))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transmissions import sent
 
-from lightning_sfl.world.channel import Transmission
 from lightning_sfl.world.fading import BlockRayleigh, FastRayleigh, Static
 from lightning_sfl.world.wireless import (
     OwnBandwidth,
@@ -20,15 +20,6 @@ from lightning_sfl.world.wireless import (
 )
 
 MEGA = 1e6
-
-
-def sent(*clients, round=0, start_s=0.0, **allocated):
-    return Transmission(
-        clients=np.array(clients, dtype=np.int64),
-        round=round,
-        start_s=np.broadcast_to(np.asarray(start_s, dtype=np.float64), (len(clients),)),
-        **{name: np.asarray(values, dtype=np.float64) for name, values in allocated.items()},
-    )
 
 
 def channel(clients=2, **changed):
@@ -254,11 +245,10 @@ def test_a_long_transmission_sees_the_mean_rate_of_fast_fading():
 
 def test_the_same_seed_gives_the_same_gains_on_every_machine():
     """Recorded once, seed 3."""
-    found = [BlockRayleigh(seed=3).factor("uplink", np.arange(2), 4), FADINGS[2].factor("downlink", np.arange(2), 4)]
-    assert [[x.hex() for x in gains] for gains in found] == [
-        ["0x1.b6d53af85c198p-1", "0x1.d920743ffe66dp-4"],
-        ["0x1.d167a384f0b6fp-4", "0x1.11b6a8b178601p+1"],
-    ]
+    up = BlockRayleigh(seed=3).factor("uplink", np.arange(2), 4)
+    down = FADINGS[2].factor("downlink", np.arange(2), 4)
+    assert [x.hex() for x in up] == ["0x1.b6d53af85c198p-1", "0x1.d920743ffe66dp-4"]
+    assert [x.hex() for x in down] == ["0x1.d167a384f0b6fp-4", "0x1.11b6a8b178601p+1"]
     rates = channel(fading=FADINGS[1]).uplink_bit_per_s(sent(0, 1, round=4))
     assert [x.hex() for x in rates] == ["0x1.c059bf58ba2b4p+20", "0x1.a32f2a0ed8c36p+18"]
 
