@@ -106,3 +106,15 @@ def test_draws_have_the_same_bits_on_every_machine():
         "-0x1.17ce733cb1a75p+1",
         "0x1.c18db71b1116bp-1",
     ]
+
+
+def test_a_draw_of_zero_has_a_place_in_every_distribution(monkeypatch):
+    """Zero stands for half a step of 2^-53: -ln(2^-54) = 54·ln 2 = 37.43; the normal quantile there is -8.3."""
+
+    class Zeros:
+        def random(self, count):
+            return np.zeros(count)
+
+    monkeypatch.setattr("lightning_sfl.random.generator", lambda *arguments: Zeros())
+    assert exponentials(1, 0, "fading") == pytest.approx([54 * np.log(2)])
+    assert normals(1, 0, "spread") == pytest.approx([-8.29], abs=0.01)

@@ -208,8 +208,7 @@ class WirelessChannel:
             here = sending[blocks[sending] == block]
             rate = radio.bit_per_s(here, self.fading.factor(direction, sent.clients[here], block))
             end = self.fading.end_s(block)
-            # An instant at a block's very end may have been rounded past it.
-            span = np.maximum(end - now[here], 0.0)
+            span = end - now[here]
             done = left[here] <= rate * span
             elapsed[here] += np.where(done, left[here] / rate, span)
             left[here] = np.where(done, 0.0, left[here] - rate * span)

@@ -81,6 +81,12 @@ def test_two_transmissions_in_a_row_take_as_long_as_one(trace, start, bit, more)
         assert first + second == pytest.approx(together, abs=1e-6)
 
 
+def test_the_bits_of_whole_periods_are_there_before_the_outage_at_their_end():
+    """2 bit/s for 1 s, then nothing for 1 s: 2 bit take 1 s, 4 bit 3 s; from 1.5 s on, 2 bit take 1.5 s."""
+    trace = CapacityTrace.of_rates(np.array([0.0, 1.0, 2.0]), np.array([2.0, 0.0]))
+    assert trace.seconds(np.array([2.0, 4.0, 2.0]), np.array([0.0, 0.0, 1.5])).tolist() == [1.0, 3.0, 1.5]
+
+
 @given(trace=traces(), periods=st.integers(0, 1000))
 def test_whole_periods_take_whole_periods(trace, periods):
     """From the trace's first bit on, which may come after an outage."""
