@@ -47,6 +47,10 @@ class Transmission:
 class Channel(Protocol):
     """How long it takes to get bits across, per client. Bits are payload bits; none of them take exactly no time."""
 
+    @property
+    def varies_within_round(self) -> bool:
+        """Whether the same bits of the same client may take longer later in the same round."""
+
     def uplink_s(self, bit: FloatArray, sent: Transmission) -> FloatArray:
         """Seconds that each client takes to send its bits to the server, shape (K,)."""
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_sfl.world.arrays import FloatArray, IntArray
+from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 from lightning_sfl.world.decibel import dbm_to_watt
 
 
@@ -29,7 +29,7 @@ class Accepted:
     least: bool = False
     mistaken_for: Literal["dBm", "dBm/Hz"] | None = None
 
-    def holds(self, values: FloatArray) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    def holds(self, values: FloatArray) -> BoolArray:
         """Where values are accepted; NaN never is."""
         from_below = values >= self.above if self.least else values > self.above
         return from_below & (values <= self.at_most)

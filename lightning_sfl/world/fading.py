@@ -20,6 +20,10 @@ Direction = Literal["uplink", "downlink"]
 class Fading(Protocol):
     """How the gain changes."""
 
+    @property
+    def varies_within_round(self) -> bool:
+        """Whether the gain may change between two instants of a round."""
+
     def block(self, round: int, start_s: FloatArray) -> IntArray:
         """The block of each instant, shape (K,)."""
 
@@ -33,6 +37,11 @@ class Fading(Protocol):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Static:
     """The gain is always its mean."""
+
+    @property
+    def varies_within_round(self) -> bool:
+        """See :meth:`Fading.varies_within_round`."""
+        return False
 
     def block(self, round: int, start_s: FloatArray) -> IntArray:
         """See :meth:`Fading.block`."""
@@ -56,6 +65,11 @@ class BlockRayleigh:
     """
 
     seed: int = 0
+
+    @property
+    def varies_within_round(self) -> bool:
+        """See :meth:`Fading.varies_within_round`."""
+        return False
 
     def block(self, round: int, start_s: FloatArray) -> IntArray:
         """See :meth:`Fading.block`."""
@@ -86,6 +100,11 @@ class FastRayleigh:
 
     def __post_init__(self) -> None:
         check_number("FastRayleigh", "coherence_s", self.coherence_s)
+
+    @property
+    def varies_within_round(self) -> bool:
+        """See :meth:`Fading.varies_within_round`."""
+        return True
 
     def block(self, round: int, start_s: FloatArray) -> IntArray:
         """See :meth:`Fading.block`."""

@@ -41,6 +41,11 @@ class RateChannel:
                 values = per_client("RateChannel", field.name, getattr(self, field.name), clients)
                 object.__setattr__(self, field.name, check("RateChannel", field.name, values))
 
+    @property
+    def varies_within_round(self) -> bool:
+        """See :meth:`Channel.varies_within_round`."""
+        return False
+
     def uplink_s(self, bit: FloatArray, sent: Transmission) -> FloatArray:
         """See :meth:`Channel.uplink_s`."""
         return bit / self.uplink_bit_per_s(sent)

@@ -142,6 +142,11 @@ class TraceChannel:
         periods = np.array([trace.period_s for trace in uplink])[np.arange(num_clients) % len(uplink)]
         return cls(uplink=uplink, downlink=downlink, offset_s=uniforms(num_clients, seed, "trace offset") * periods)
 
+    @property
+    def varies_within_round(self) -> bool:
+        """See :meth:`Channel.varies_within_round`."""
+        return True
+
     def uplink_s(self, bit: FloatArray, sent: Transmission) -> FloatArray:
         """See :meth:`Channel.uplink_s`."""
         return self._each(self.uplink, sent, lambda trace, here, at: trace.seconds(bit[here], at))

@@ -153,6 +153,11 @@ class WirelessChannel:
         for field in ("server_power_watt", "noise_watt_per_hz"):
             check_number("WirelessChannel", field, getattr(self, field))
 
+    @property
+    def varies_within_round(self) -> bool:
+        """See :meth:`Channel.varies_within_round`."""
+        return self.fading.varies_within_round
+
     def uplink_s(self, bit: FloatArray, sent: Transmission) -> FloatArray:
         """See :meth:`Channel.uplink_s`."""
         return self._seconds(bit, sent, self._uplink(sent), "uplink")

@@ -29,6 +29,7 @@ def test_given_rates_by_hand():
     assert channel.downlink_s(np.array([3 * MEGA, 5 * MEGA]), sent(1, 0)).tolist() == [0.5, 1.0]
     assert channel.uplink_bit_per_s(sent(1, 0, round=9)).tolist() == [2 * MEGA, MEGA]
     assert channel.downlink_bit_per_s(sent(0)).tolist() == [5 * MEGA]
+    assert not channel.varies_within_round
 
 
 def test_a_spread_has_its_mean_and_deviation():

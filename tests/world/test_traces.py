@@ -124,6 +124,7 @@ SLOW = CapacityTrace.of_rates(np.array([0.0, 2.0]), np.array([1.0]))
 def test_one_trace_each_by_hand():
     """Client 0 sends 4 bit at 4 bit/s in 1 s, client 1 8 bit at 8 bit/s; down, 4 bit at 8 and 1 bit/s."""
     channel = TraceChannel.one_each([HAND, FAST], [FAST, SLOW])
+    assert channel.varies_within_round
     assert channel.uplink_s(np.array([4.0, 8.0]), sent(0, 1)).tolist() == [1.0, 1.0]
     assert channel.downlink_s(np.array([4.0, 4.0]), sent(1, 0)).tolist() == [4.0, 0.5]
     assert channel.uplink_s(np.array([0.0, 8.0]), sent(0, 1, start_s=[1.5, 1.5])).tolist() == [0.0, 1.0]

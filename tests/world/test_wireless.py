@@ -233,6 +233,13 @@ def test_block_fading_stays_for_the_round_and_fast_fading_does_not():
     assert (block.uplink_bit_per_s(early) != block.downlink_bit_per_s(early) / 3).all()
 
 
+@pytest.mark.parametrize("fading", FADINGS)
+def test_a_channel_says_whether_it_varies_within_a_round(fading):
+    asked = channel(fading=fading)
+    seconds = [asked.uplink_s(np.ones(1), sent(0, round=1, start_s=start))[0] for start in (0.0, 0.5)]
+    assert asked.varies_within_round == (seconds[0] != seconds[1])
+
+
 def test_a_long_transmission_sees_the_mean_rate_of_fast_fading():
     """Over 2,000 blocks: E[log2(1 + 3X)], X ~ Exp(1), is e^(1/3)·E1(1/3)/ln 2 = 1.3956 · 0.8289 / 0.6931 = 1.669.
 
