@@ -7,6 +7,9 @@ be resumed anywhere, and one client's draw never moves another's. The global ran
 import zlib
 
 import numpy as np
+from numpy.typing import NDArray
+
+from lightning_sfl.portable import log, normal_quantile
 
 
 def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
@@ -24,3 +27,23 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
         raise ValueError(f"seed={seed} is not accepted: give an integer of at least 0.")
     key = np.random.SeedSequence(entropy=seed, spawn_key=(zlib.crc32(purpose.encode()), *counters))
     return np.random.Generator(np.random.Philox(key))
+
+
+def uniforms(count: int, seed: int, purpose: str, *counters: int) -> NDArray[np.float64]:
+    """Draw numbers in [0, 1). The i-th one is the same however many are drawn, and on every machine."""
+    return generator(seed, purpose, *counters).random(count)
+
+
+def exponentials(count: int, seed: int, purpose: str, *counters: int) -> NDArray[np.float64]:
+    """Draw from the exponential distribution of mean 1; above 0, and as steady as :func:`uniforms`."""
+    return -log(_inside(uniforms(count, seed, purpose, *counters)))
+
+
+def normals(count: int, seed: int, purpose: str, *counters: int) -> NDArray[np.float64]:
+    """Draw from the standard normal distribution, as steadily as :func:`uniforms`."""
+    return normal_quantile(_inside(uniforms(count, seed, purpose, *counters)))
+
+
+def _inside(u: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Numbers in (0, 1): half a step of the generator in the place of 0."""
+    return np.maximum(u, 2.0**-54)
