@@ -18,7 +18,7 @@ class Clock:
 
     Attributes:
         seconds: Simulated seconds since the run's start.
-        steps: Steps so far.
+        steps: Steps so far; one by one, every mini-batch is a step.
         rounds: Rounds that have ended.
         client_compute_joule: What computing took, by client.
         client_radio_joule: What sending took, by client.
@@ -55,7 +55,7 @@ class Clock:
             self._advance_apart(cost)
         _add(self.client_radio_joule, cost.clients, cost.radio_joule)
         if isinstance(cost, StepCost):
-            self.steps += 1
+            self.steps += len(cost.clients) if cost.rule.one_by_one else 1
             _add(self.client_compute_joule, cost.clients, cost.compute_joule)
         if isinstance(cost, ClosingCost):
             self.rounds += 1

@@ -130,7 +130,7 @@ def step_cost(
 
     Stage times are operations by speed and bits by rate, energy is G f³ t for computing and P t for sending (Wei & Chen
     2026, eqs. 1-10). A client sends when its forward pass ends. The server sends to all when it
-    has served the last, or to each one in its turn.
+    has served the last, or to each one in its turn; who has a turn has the channel alone.
 
     Args:
         load: What the step asks.
@@ -141,7 +141,7 @@ def step_cost(
         start_s: When the step begins, in simulated seconds since the run's start; where clients do not meet between
             aggregations, when each of them does.
     """
-    if rule.one_by_one and machines.channel.varies_within_round and len(load.clients) > 1:
+    if rule.one_by_one and len(load.clients) > 1:
         return steps_in_turn(load, machines, rule, controls, steps=1, round=round, start_s=float(np.max(start_s)))[0]
     fleet, channel, server = machines.fleet, machines.channel, machines.server
     clients = load.clients
@@ -163,13 +163,11 @@ def step_cost(
             bandwidth_hz=controls.bandwidth_hz,
         ),
     )
-    arrived_s = starts_s + uplink_s
-    if not rule.one_by_one:
-        arrived_s = np.full(len(clients), arrived_s.max() + (server_s.sum() if serial else server_s.max()))
-    else:
-        arrived_s = arrived_s + server_s
+    served_s = float((starts_s + uplink_s).max() + (server_s.sum() if serial else server_s.max()))
     downlink_s = seconds_of(
-        channel.downlink_s, load.downlink_bit, Transmission(clients=clients, round=round, start_s=arrived_s)
+        channel.downlink_s,
+        load.downlink_bit,
+        Transmission(clients=clients, round=round, start_s=np.full(len(clients), served_s)),
     )
     return StepCost(
         load=load,
@@ -217,10 +215,24 @@ def steps_in_turn(
 def seconds_of(
     send: Callable[[FloatArray, Transmission], FloatArray], bit: FloatArray, sent: Transmission
 ) -> FloatArray:
-    """What sending takes; nothing where there is nothing to send, whatever the channel says."""
-    if not bit.any():
-        return np.zeros(len(bit))
-    return np.where(bit > 0, send(bit, sent), 0.0)
+    """What sending takes; nothing where there is nothing to send.
+
+    The channel is not asked about those who have nothing to send: they take no part of a band that others share.
+    """
+    senders = np.flatnonzero(bit > 0)
+    if len(senders) == len(bit):
+        return send(bit, sent)
+    seconds = np.zeros(len(bit))
+    if len(senders):
+        own = Transmission(
+            clients=sent.clients[senders],
+            round=sent.round,
+            start_s=sent.start_s[senders],
+            power_watt=None if sent.power_watt is None else sent.power_watt[senders],
+            bandwidth_hz=None if sent.bandwidth_hz is None else sent.bandwidth_hz[senders],
+        )
+        seconds[senders] = send(bit[senders], own)
+    return seconds
 
 
 def _joined(load: StepLoad, costs: Sequence[StepCost]) -> StepCost:

@@ -12,6 +12,9 @@ from lightning_sfl.world.round_cost import RoundCost
 
 SERVER = "server"
 
+_ROUNDING = 1e-12
+"""Times that are added up in another order differ by less than this share of them; nobody waits for that."""
+
 
 class Stage(StrEnum):
     """What a party does."""
@@ -72,7 +75,7 @@ class _Rows:
         end_s = start_s + seconds
         if seconds > 0:
             self._wait(row, start_s)
-            self._add(row, stage, start_s, end_s)
+            self._add(row, stage, end_s)
         return end_s
 
     def all_clients(self, start_s: float, stages: Iterable[tuple[Stage, FloatArray]]) -> None:
@@ -89,12 +92,14 @@ class _Rows:
         return tuple(interval for row in self._found for interval in row)
 
     def _wait(self, row: int, until_s: float) -> None:
-        if until_s > self._free_s[row]:
-            self._add(row, Stage.WAIT, self._free_s[row], until_s)
+        if until_s - self._free_s[row] > _ROUNDING * until_s:
+            self._add(row, Stage.WAIT, until_s)
 
-    def _add(self, row: int, stage: Stage, start_s: float, end_s: float) -> None:
-        self._found[row].append(Interval(party=self._parties[row], stage=stage, start_s=start_s, end_s=end_s))
-        self._free_s[row] = end_s
+    def _add(self, row: int, stage: Stage, end_s: float) -> None:
+        start_s = self._free_s[row]
+        if end_s > start_s:
+            self._found[row].append(Interval(party=self._parties[row], stage=stage, start_s=start_s, end_s=end_s))
+            self._free_s[row] = end_s
 
 
 def _apart(rows: _Rows, cost: RoundCost, start_s: float) -> None:

@@ -28,7 +28,7 @@ def ends(algorithm, cut=(0, 1), **given):
 @pytest.mark.parametrize("algorithm", SPLIT)
 def test_a_step_asks_each_half_of_its_own(algorithm):
     """Client 7 at a with 2 samples: forward 2·10, backward 2·10, server 2·(90 + 190) = 560; up 2·256 of smashed data
-    and 16 + 2·64 of labels = 656; down 512. Client 4 at b with 3: 120, 210, 3·190 = 570; 3·128 + 16 + 192 = 592; 384."""
+    and 16 + 2·64 of labels = 656; down 512. Client 4 at b with 3: 120, 210, 3·190 = 570; 384 + 16 + 192 = 592; 384."""
     load = step(algorithm)
     assert load.clients.tolist() == [7, 4]
     assert load.client_forward_flop.tolist() == [20, 120]

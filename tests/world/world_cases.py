@@ -149,6 +149,17 @@ class SlowingChannel(HandChannel):
         return self._seconds(bit, self.downlink_bit_per_s(sent)) * (1 + sent.start_s / 10)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharedChannel(HandChannel):
+    """Those who send at once share the rates."""
+
+    def uplink_bit_per_s(self, seen):
+        return super().uplink_bit_per_s(seen) / len(seen.clients)
+
+    def downlink_bit_per_s(self, seen):
+        return super().downlink_bit_per_s(seen) / len(seen.clients)
+
+
 def machines(fleet=None, channel=None, server=None):
     return Machines(fleet=fleet or HandFleet(), channel=channel or HandChannel(), server=server or HandServer())
 
