@@ -44,22 +44,19 @@ class Clock:
         return np.array([self._ahead_s.get(client, self._began_s) for client in clients.tolist()])
 
     def advance(self, cost: OpeningCost | StepCost | ClosingCost | RoundCost) -> None:
-        """Let happen what this cost."""
-        if isinstance(cost, RoundCost):
-            for part in cost.parts:
-                self.advance(part)
-            return
-        if cost.rule.uses_cut:
+        """Let happen what this cost; a whole round only between rounds."""
+        if cost.rule.uses_cut or isinstance(cost, RoundCost):
             self.seconds += cost.total_s
         else:
             self._advance_apart(cost)
         _add(self.client_radio_joule, cost.clients, cost.radio_joule)
-        if isinstance(cost, StepCost):
-            self.steps += len(cost.clients) if cost.rule.one_by_one else 1
+        if isinstance(cost, StepCost | RoundCost):
+            batches = 1 if isinstance(cost, StepCost) else len(cost.steps)
+            self.steps += batches * (len(cost.clients) if cost.rule.one_by_one else 1)
             _add(self.client_compute_joule, cost.clients, cost.compute_joule)
-        if isinstance(cost, ClosingCost):
+        if isinstance(cost, ClosingCost | RoundCost):
             self.rounds += 1
-        else:
+        if not isinstance(cost, ClosingCost):
             self.server_radio_joule += cost.server_radio_joule
         if not isinstance(cost, OpeningCost):
             self.server_compute_joule += cost.server_compute_joule

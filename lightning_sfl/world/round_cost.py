@@ -130,7 +130,7 @@ class RoundCost:
     @functools.cached_property
     def client_s(self) -> FloatArray:
         """What each client's own stages take."""
-        total: FloatArray = sum((cost.client_s for cost in self.parts), np.zeros(len(self.clients)))
+        total: FloatArray = sum((cost.client_s for cost in self._parts), np.zeros(len(self.clients)))
         return total
 
     @functools.cached_property
@@ -141,7 +141,7 @@ class RoundCost:
         """
         if not self.rule.uses_cut:
             return float(self.client_s.max()) + self.closing.aggregation_s
-        return math.fsum(cost.total_s for cost in self.parts)
+        return math.fsum(cost.total_s for cost in self._parts)
 
     @property
     def straggler(self) -> int:
@@ -157,7 +157,7 @@ class RoundCost:
     @functools.cached_property
     def radio_joule(self) -> FloatArray:
         """What each client's sending takes."""
-        total: FloatArray = sum((cost.radio_joule for cost in self.parts), np.zeros(len(self.clients)))
+        total: FloatArray = sum((cost.radio_joule for cost in self._parts), np.zeros(len(self.clients)))
         return total
 
     @property
@@ -171,7 +171,7 @@ class RoundCost:
         return self.opening.server_radio_joule + sum(cost.server_radio_joule for cost in self.steps)
 
     @property
-    def parts(self) -> tuple[OpeningCost | StepCost | ClosingCost, ...]:
+    def _parts(self) -> tuple[OpeningCost | StepCost | ClosingCost, ...]:
         """All of it, in order of time."""
         return (self.opening, *self.steps, self.closing)
 
