@@ -13,7 +13,7 @@ from lightning_sfl.world.parts import FleetArrays, ServerValues
 from lightning_sfl.world.rules import Rule
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Machines:
     """Who computes, and what lies between them."""
 
@@ -22,7 +22,7 @@ class Machines:
     server: ServerValues
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Controls:
     """What those that take part are given; entry i of every array is the i-th. None: what fleet and channel give.
 
@@ -46,7 +46,7 @@ AS_BUILT = Controls()
 """Everybody at full clock and power."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class StepCost:
     """What one step costs; entry i of every array is the i-th of those that take part. Not modelled: NaN.
 

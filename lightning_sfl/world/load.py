@@ -6,7 +6,7 @@ import numpy as np
 
 from lightning_sfl.world.arrays import FloatArray, IntArray
 from lightning_sfl.world.parts import ProfileArrays
-from lightning_sfl.world.rules import Rule, rule_of
+from lightning_sfl.world.rules import rule_of
 
 SCALAR_BIT = 32
 """One probe's result, a float32 (HO-SFL, arXiv 2603.14773)."""
@@ -18,7 +18,7 @@ AVERAGED_NUMBER_BIT = 32
 """Averaging works on float32 numbers."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class StepLoad:
     """What one step asks; entry i of every array is the i-th of those that take part. 0 where a stage does not exist.
 
@@ -43,7 +43,7 @@ class StepLoad:
         return StepLoad(**{field.name: getattr(self, field.name)[entries] for field in dataclasses.fields(self)})
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RoundLoad:
     """What a round's beginning and end ask; entry i of every array is the i-th of those that take part.
 
@@ -97,7 +97,7 @@ def step_load(
         probes: P, for zeroth-order clients.
     """
     rule = rule_of(algorithm)
-    _check_probes(probes, rule)
+    rule.check_probes(probes)
     forward = _at(profile.client_forward_flop, cut, batch_size)
     backward = _at(profile.client_backward_flop, cut, batch_size)
     server_forward = _at(profile.server_forward_flop, cut, batch_size)
@@ -212,10 +212,3 @@ def round_load(
 def _at(line: FloatArray, cut: IntArray, batch_size: IntArray) -> FloatArray:
     found: FloatArray = line[cut, 0] + line[cut, 1] * batch_size
     return found
-
-
-def _check_probes(probes: int | None, rule: Rule) -> None:
-    if rule.zeroth_order and (probes is None or probes < 1):
-        raise ValueError(f"probes={probes!r}: {rule.name} needs the number of probes, an integer of at least 1.")
-    if not rule.zeroth_order and probes is not None:
-        raise ValueError(f"probes={probes!r}: {rule.name} has no probes; leave it out.")

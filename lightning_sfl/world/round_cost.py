@@ -13,7 +13,7 @@ from lightning_sfl.world.load import RoundLoad, StepLoad
 from lightning_sfl.world.rules import Rule
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class OpeningCost:
     """What a round's beginning costs; entry i of every array is the i-th of those that take part.
 
@@ -56,7 +56,7 @@ class OpeningCost:
         return self.sent_s + float(self.resplit_s.max())
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ClosingCost:
     """What a round's end costs; entry i of every array is the i-th of those that take part.
 
@@ -102,7 +102,7 @@ class ClosingCost:
         return self.sent_s + self.aggregation_s
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RoundCost:
     """What a whole round costs.
 

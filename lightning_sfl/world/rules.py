@@ -27,6 +27,13 @@ class Rule:
     averages: bool = True
     server_replicas: bool = False
 
+    def check_probes(self, probes: int | None) -> None:
+        """Raise a ValueError unless there are probes where there have to be, and only there."""
+        if self.zeroth_order and (probes is None or probes < 1):
+            raise ValueError(f"probes={probes!r}: {self.name} needs the number of probes, an integer of at least 1.")
+        if not self.zeroth_order and probes is not None:
+            raise ValueError(f"probes={probes!r}: {self.name} has no probes; leave it out.")
+
 
 RULES = {
     rule.name: rule

@@ -15,7 +15,7 @@ from lightning_sfl.world.round_cost import ClosingCost, OpeningCost, RoundCost, 
 from lightning_sfl.world.rules import Rule, rule_of
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Ends:
     """What a round's beginning and end depend on besides who takes part. See ``load.round_load``.
 
@@ -39,7 +39,7 @@ USUAL = Ends()
 """A round like the one before."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class World:
     """Says what steps and rounds cost.
 
@@ -64,7 +64,7 @@ class World:
     flop_per_mac: Literal[1, 2] = 2
 
     def __post_init__(self) -> None:
-        rule_of(self.algorithm)
+        rule_of(self.algorithm).check_probes(self.probes)
         if self.aggregate_every < 1:
             raise ValueError(f"aggregate_every={self.aggregate_every} is not accepted: it must be at least 1.")
         if self.flop_per_mac not in (1, 2):
@@ -135,6 +135,15 @@ class World:
     def round_load(self, who: Participation, ends: Ends = USUAL) -> RoundLoad:
         """What a round's beginning and end ask."""
         self._check(who)
+        cuts = len(self.profile.cuts)
+        if ends.previous_cut is not None:
+            who.check_shape("previous_cut", ends.previous_cut)
+            known = (ends.previous_cut >= 0) & (ends.previous_cut < cuts)
+            who.refuse("previous_cut", ends.previous_cut, known, f"one of {cuts} cuts, counted from 0")
+        for name in ("deepest", "previous_deepest"):
+            cut = getattr(ends, name)
+            if cut is not None and not 0 <= cut < cuts:
+                raise ValueError(f"{name}={cut} is not accepted: it must be one of {cuts} cuts, counted from 0.")
         load = round_load(
             self.profile,
             cut=who.cut,

@@ -105,6 +105,8 @@ def test_a_memory_that_no_cut_satisfies_names_the_client_and_the_smallest_cut():
         ({"algorithm": "sfl"}, r"algorithm='sfl'.*splitfed_v1"),
         ({"aggregate_every": 0}, r"aggregate_every=0.*at least 1"),
         ({"flop_per_mac": 3}, r"flop_per_mac=3.*1 or 2"),
+        ({"algorithm": "ho_sfl", "probes": None}, r"probes=None: ho_sfl needs"),
+        ({"probes": 3}, r"probes=3: splitfed_shared has no probes"),
     ],
 )
 def test_a_world_that_cannot_be_is_refused(given, message):
@@ -137,6 +139,22 @@ def test_what_there_is_not_is_refused_with_the_client(given, message):
     for ask in (world().step, world().round):
         with pytest.raises(ValueError, match=message):
             ask(who(**given))
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        (Ends(previous_cut=whole(0)), r"previous_cut has the shape \(1,\) for 2 clients"),
+        (Ends(previous_cut=whole(0, 3)), r"previous_cut=3 of client 1 .*3 cuts"),
+        (Ends(deepest=3), r"deepest=3 .*3 cuts"),
+        (Ends(previous_deepest=-1), r"previous_deepest=-1 .*3 cuts"),
+        (Ends(deepest=0), r"deepest=0 .*a client cuts at 1"),
+    ],
+)
+def test_ends_that_cannot_be_are_refused(ends, message):
+    for ask in (world().opening, world().round):
+        with pytest.raises(ValueError, match=message):
+            ask(who(), ends)
 
 
 def test_any_power_is_accepted_of_a_device_whose_highest_is_not_known():
