@@ -102,8 +102,8 @@ class StepCost:
     def total_s(self) -> float:
         """What the step takes.
 
-        All at once: T = max(s1 + s2) + Σ s3 + max(s4 + s5) (Wei & Chen 2026, eqs. 1-10), or max s3 where
-        the server serves all at once. One after the other: the sum of everything. Without a cut: the longest s1 + s5.
+        All at once: T = max(s1 + s2) + Σ s3 + max(s4 + s5) (Wei & Chen 2026, eqs. 1-10), or max s3 where the server
+        serves all at once. One after the other: the sum of everything. Without a cut: the longest s1 + s5.
         """
         if self.rule.one_by_one:
             return float((self.client_s + self.server_s).sum())
@@ -129,8 +129,8 @@ def step_cost(
     """What one mini-batch of every client costs.
 
     Stage times are operations by speed and bits by rate, energy is G f³ t for computing and P t for sending (Wei & Chen
-    2026, eqs. 1-10). A client sends when its forward pass ends. The server sends to all when it
-    has served the last, or to each one in its turn; who has a turn has the channel alone.
+    2026, eqs. 1-10). A client sends when its forward pass ends. The server sends to all when it has served the last, or
+    to each one in its turn; who has a turn has the channel alone.
 
     Args:
         load: What the step asks.
