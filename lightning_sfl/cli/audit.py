@@ -49,7 +49,7 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
     if cut_name is None:
         raise ValueError(f"log={log_folder!r}: its messages name no cut, so there are no smashed data to attack.")
     cut = run.search().cut(cut_name)
-    costs = run.profile(cut, configured_optimizer(run.model))
+    costs = run.profile([cut], configured_optimizer(run.model))
     with Progress() as bar:
         task = bar.add_task(f"Attacking {cut.name}", total=1.0)
         leakage, wall_s = attack_log(

@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,7 +29,8 @@ from lightning_sfl.report.json_file import to_json
 from lightning_sfl.report.report import CutRow, Leakage, Report
 from lightning_sfl.report.wandb_run import log_to_wandb
 from lightning_sfl.strategy.split_federated import SplitFederatedStrategy
-from lightning_sfl.world.profile import CutProfile, profile_cut
+from lightning_sfl.world.measure import profile_cuts
+from lightning_sfl.world.profile import Profile, at
 
 if TYPE_CHECKING:
     from lightning_sfl.cli.app import SplitCLI
@@ -86,10 +87,14 @@ class Run:
 
     def first_batch(self, most: int) -> Any:
         """A batch of the first records of the training set, of the clients' batch size but at most ``most``."""
-        loader = self.training_loader()
-        size = self.strategy.batch_size or loader.batch_size or 1
-        batch = self.collate(list(range(min(size, most, len(cast(Any, loader.dataset))))))
+        records = len(cast(Any, self.training_loader().dataset))
+        batch = self.collate(list(range(min(self.batch_size, most, records))))
         return self._precision.convert_input(batch)
+
+    @property
+    def batch_size(self) -> int:
+        """The clients' batch size."""
+        return self.strategy.batch_size or self.training_loader().batch_size or 1
 
     @property
     def _precision(self) -> Precision:
@@ -115,10 +120,11 @@ class Run:
         batch = self.first_batch(most=4)
         return search(module, batch, server_inputs=self.strategy.server_inputs, step=self.step)
 
-    def profile(self, cut: Cut, optimizer: Optimizer | None) -> CutProfile:
-        """The costs of a cut for a client of this run."""
+    def profile(self, cuts: Sequence[Cut], optimizer: Optimizer | None) -> Profile:
+        """The costs of cuts for the clients of this run."""
         module = self._precision.convert_module(self.model)
-        return profile_cut(module, self.first_batch(most=256), cut, optimizer, step=self.step)
+        splits = {cut.name: cut.split for cut in cuts}
+        return profile_cuts(module, self.first_batch(most=4), splits, optimizer, step=self.step)
 
     def client_half(self, cut: Cut) -> ClientHalf:
         """The client's half as an attacker runs it."""
@@ -179,26 +185,28 @@ def attack_log(
 
 def row(
     cut: Cut,
-    costs: CutProfile,
+    costs: Profile,
     leakage: Leakage,
     attack_wall_s: float,
     *,
-    run: Run | None,
+    run: Run,
     accuracy: float | None,
     rounds: int,
     train_wall_s: float | None,
 ) -> CutRow:
-    """A row of the report."""
-    meter = None if run is None or rounds == 0 else run.strategy.link.meter
+    """A row of the report; without rounds nothing was trained, and nothing metered."""
+    meter = None if rounds == 0 else run.strategy.link.meter
+    (place,) = costs.index([cut.name])
+    size = run.batch_size
     return CutRow(
         cut=cut.name,
         accuracy=accuracy,
-        client_forward_flop_per_sample=costs.client_forward_flop_per_sample,
-        client_backward_flop_per_sample=costs.client_backward_flop_per_sample,
-        client_parameters=costs.client_parameters,
-        client_parameter_byte=costs.client_parameter_byte,
-        client_training_memory_byte=costs.client_training_memory_byte,
-        smashed_byte_per_sample=costs.smashed_byte_per_sample,
+        client_forward_flop_per_sample=float(at(costs.client_forward_flop[place], size)) / size,
+        client_backward_flop_per_sample=float(at(costs.client_backward_flop[place], size)) / size,
+        client_parameters=int(costs.client_parameters[place]),
+        client_parameter_byte=int(costs.client_parameter_byte[place]),
+        client_training_memory_byte=int(costs.training_memory_byte(place, size)),
+        smashed_byte_per_sample=float(at(costs.smashed_bit[place], size)) / 8 / size,
         uplink_byte_per_round=None if meter is None else meter.total(uplink=True).payload_byte / rounds,
         downlink_byte_per_round=None if meter is None else meter.total(uplink=False).payload_byte / rounds,
         train_wall_s=train_wall_s,
@@ -235,8 +243,8 @@ def make_report(title: str, metric: str, rows: list[CutRow], settings: dict[str,
 
 NOTES = (
     "1 multiply-accumulate counts as 2 FLOP. FLOPs are those of matrix products, convolutions and attention.",
-    "Client training memory counts tensors: weights, buffers, gradients, optimizer state and saved activations at the"
-    " client's batch size.",
+    "Client training memory counts live tensors at their peak: weights, buffers, gradients, optimizer state, batch and"
+    " activations at the client's batch size, with what the backward pass and the optimizer's step take for a while.",
     "Bytes per round are payload metered on the link, summed over the participants; framing and labels' names are not"
     " in them.",
     "Intervals are 95 % percentile bootstrap intervals over the attacked records.",

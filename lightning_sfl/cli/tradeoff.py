@@ -106,7 +106,7 @@ def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
     run.trainer.validate(run.model, datamodule=run.data, verbose=False)
     accuracy = metric_of(run.trainer, config.report.metric)
     log.save(folder / "log")
-    costs = run.profile(cut, run.trainer.optimizers[0])
+    costs = run.profile([cut], run.trainer.optimizers[0])
     with Progress() as bar:
         task = bar.add_task(f"Attacking {cut.name}", total=1.0)
         leakage, attack_wall_s = attack_log(

@@ -7,6 +7,7 @@ detached paths and in-place writes.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
@@ -56,6 +57,19 @@ class OutputForm:
 
 
 @dataclasses.dataclass(frozen=True)
+class TensorForm:
+    """Shape and type of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def byte(self) -> int:
+        """Its bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
 class Visit:
     """One call of a module during the step.
 
@@ -95,6 +109,7 @@ class Dataflow:
         buffers_after: The nodes that the step left in the module's buffers.
         passed_on: For an output that was made a fresh tensor, the node that it repeats.
         gates: The autograd nodes of every watched module's last outputs.
+        forms: Shape and type of every watched module's last outputs.
     """
 
     def __init__(self) -> None:
@@ -108,6 +123,7 @@ class Dataflow:
         self.buffers_after: tuple[int, ...] = ()
         self.passed_on: dict[int, int] = {}
         self.gates: dict[str, list[Node | None]] = {}
+        self.forms: dict[str, list[TensorForm | None]] = {}
 
     def __len__(self) -> int:
         return len(self.parents)

@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_sfl.cut.batch import copied_batch, named_tensors, record_count
 from lightning_sfl.cut.errors import CutError
-from lightning_sfl.cut.modes import halt
 from lightning_sfl.cut.split import Split, split_at
 from lightning_sfl.cut.verify import autograd_disagreement, injection_disagreement
 from lightning_sfl.cut.watch import Watch, watch_modules
+from lightning_sfl.cut.weightless import ValueRead, Weightless, has_values
 from lightning_sfl.random_state import RandomState
 
 Step = Callable[[nn.Module, Any], Any]
@@ -56,7 +56,8 @@ def find_cuts(
     One training step is watched on a copy of the module. A cut is valid if all that the server half needs of what the
     client half computed crosses there. Every cut listed was verified twice: autograd reaches the same parameters on
     each side, and the two halves run apart, the server's with blank private inputs, give the very loss of the whole.
-    The module, its buffers and the random state are left as they were.
+    The module, its buffers and the random state are left as they were. A module without values (on the ``meta``
+    device) is verified by autograd alone.
 
     Args:
         module: A LightningModule, or any module with a ``training_step(batch[, batch_idx])``.
@@ -103,20 +104,35 @@ class Search:
     def __init__(
         self, module: nn.Module, batch: object, server_inputs: tuple[str, ...], step: Step, last: str | None
     ) -> None:
-        self._module = copied_module(module)
+        self._weightless = None if has_values(module) else Weightless(module)
+        self._module = copied_module(module) if self._weightless is None else self._weightless.module
         self._batch = copied_batch(batch)
         self._server_inputs = server_inputs
         self._step = step
         self._last = last
         self._names = [name for name, _ in self._module.named_modules() if name]
         self._found: dict[str, Split | CutError] = {}
-        with _traceless(self._module):
-            own = copied_batch(batch)
+        with self._running(), _traceless(self._module):
+            own = copied_batch(batch) if self._weightless is None else self._weightless.batch(batch)
             watch = Watch(self._module, own)
             with watch_modules(watch, self._module, self._names, fresh=True), watch:
                 self._loss = loss_of(step(self._module, own))
             watch.mark_ends(self._loss, self._module)
         self._flow = watch.flow
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        if self._weightless is None:
+            yield
+            return
+        try:
+            with self._weightless.running():
+                yield
+        except ValueRead as error:
+            raise CutError(
+                f"{type(self._module).__name__} holds no values, and its training step looks at some ({error}). Build"
+                " it with weights, or without what looks (of an attention mask: attn_implementation='eager')."
+            ) from error
 
     def split(self, name: str) -> Split:
         """The verified split at the module called ``name``.
@@ -183,7 +199,7 @@ class Search:
         batch = named_tensors(self._batch)
         split = split_at(self._flow, name, self._module, batch, self._server_inputs, self._last)
         wrong = autograd_disagreement(self._module, split, self._loss, self._flow.gates)
-        if wrong is None:
+        if wrong is None and self._weightless is None:  # without values there is no loss to compare
             with _traceless(self._module) as again:
                 try:
                     wrong = injection_disagreement(
@@ -202,18 +218,17 @@ class Search:
 
     def _describe(self, names: Sequence[str]) -> Cut:
         split = self.split(names[0])
-        with _traceless(self._module):
-            smashed = halt(self._module, split, lambda: self._step(self._module, copied_batch(self._batch))).smashed
+        forms = self._flow.forms[names[0]]
+        smashed = [form for place in split.smashed if (form := forms[place]) is not None]
         count = record_count(self._batch)
         client = [self._module.get_parameter(name) for name in split.client_parameters]
         return Cut(
             name=names[0],
             aliases=tuple(names[1:]),
             smashed_shapes=tuple(
-                tuple(tensor.shape[1:]) if tensor.ndim and tensor.shape[0] == count else tuple(tensor.shape)
-                for tensor in smashed
+                form.shape[1:] if form.shape and form.shape[0] == count else form.shape for form in smashed
             ),
-            smashed_byte_per_sample=sum(tensor.numel() * tensor.element_size() for tensor in smashed) / count,
+            smashed_byte_per_sample=sum(form.byte for form in smashed) / count,
             client_parameters=sum(parameter.numel() for parameter in client),
             client_parameter_byte=sum(parameter.numel() * parameter.element_size() for parameter in client),
             split=split,

@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_sfl.cut.batch import named_tensors
-from lightning_sfl.cut.dataflow import Dataflow, Leaf, LeafKind, OutputForm, ScalarRead, Visit
+from lightning_sfl.cut.dataflow import Dataflow, Leaf, LeafKind, OutputForm, ScalarRead, TensorForm, Visit
+from lightning_sfl.cut.weightless import has_values
 
 # Operations whose result depends on the shape and type of their input, never on its values.
 _SHAPE_ONLY = frozenset(
@@ -54,6 +55,7 @@ class Watch(TorchDispatchMode):
         self._written: dict[int, int] = {}
         self._kept: list[object] = []
         self._stack: list[tuple[str, int]] = []
+        self._follows_fake = not has_values(module)
         for kind, named in (
             (LeafKind.PARAMETER, dict(module.named_parameters())),
             (LeafKind.BUFFER, dict(module.named_buffers())),
@@ -101,7 +103,7 @@ class Watch(TorchDispatchMode):
         parents = (
             []
             if name in _SHAPE_ONLY
-            else [node for tensor in inputs if _seen(tensor) for node in self.nodes_of(tensor)]
+            else [node for tensor in inputs if self._seen(tensor) for node in self.nodes_of(tensor)]
         )
         result = func(*args, **kwargs)
         if name == "_local_scalar_dense":
@@ -110,15 +112,19 @@ class Watch(TorchDispatchMode):
             return result
         written = _written_arguments(func, args, kwargs)
         for tensor in written:
-            if _seen(tensor):
+            if self._seen(tensor):
                 node = self._new(tensor, parents)
                 self._node[tensor] = node
                 self._written[_storage(tensor)] = node
                 self._kept.append(tensor.untyped_storage())
         for value in tree_leaves(result):
-            if isinstance(value, Tensor) and _seen(value) and not any(value is tensor for tensor in written):
+            if isinstance(value, Tensor) and self._seen(value) and not any(value is tensor for tensor in written):
                 self._node[value] = self._new(value, parents)
         return result
+
+    def _seen(self, tensor: Tensor) -> bool:
+        """Whether a tensor is followed: fake ones are only where the module itself is (else stubs made them)."""
+        return self._follows_fake or not hasattr(tensor, "fake_mode")
 
     def mark_ends(self, loss: Tensor, module: nn.Module) -> None:
         """Say what is left when the step has ended: the loss it returned, and the module's buffers as they are now."""
@@ -144,7 +150,7 @@ class Watch(TorchDispatchMode):
         _, entered = self._stack.pop()
         outputs: list[int | None] = []
         for value in tree_leaves(output):
-            nodes = self.nodes_of(value) if isinstance(value, Tensor) and _seen(value) else []
+            nodes = self.nodes_of(value) if isinstance(value, Tensor) and self._seen(value) else []
             if isinstance(value, Tensor) and len(nodes) != 1:
                 # A constant, or an alias of something written: it gets a node of its own to stand at the cut.
                 nodes = [self._new(value, nodes)]
@@ -160,7 +166,9 @@ class Watch(TorchDispatchMode):
             grad_enabled=torch.is_grad_enabled(),
         )
         self.flow.visits.setdefault(name, []).append(visit)
-        self.flow.gates[name] = [value.grad_fn if isinstance(value, Tensor) else None for value in tree_leaves(output)]
+        leaves = [value if isinstance(value, Tensor) else None for value in tree_leaves(output)]
+        self.flow.gates[name] = [None if leaf is None else leaf.grad_fn for leaf in leaves]
+        self.flow.forms[name] = [None if leaf is None else TensorForm(tuple(leaf.shape), leaf.dtype) for leaf in leaves]
         return visit
 
 
@@ -213,13 +221,6 @@ def _after(watch: Watch, name: str, fresh: bool) -> Callable[..., Any]:
         return output
 
     return hook
-
-
-def _seen(tensor: Tensor) -> bool:
-    """Whether the tensor is a plain one with storage (fake and meta tensors of inner modes are not followed)."""
-    return type(tensor) in (Tensor, nn.Parameter, nn.Buffer) or (
-        isinstance(tensor, Tensor) and not hasattr(tensor, "fake_mode")
-    )
 
 
 def _storage(tensor: Tensor) -> int:

@@ -34,13 +34,17 @@ class Meter:
         self._messages: Counter[tuple[MessageKind, bool]] = Counter()
         self._payload_bit: Counter[tuple[MessageKind, bool]] = Counter()
         self._framing_bit: Counter[tuple[MessageKind, bool]] = Counter()
+        self._by_client: dict[int, Counter[tuple[MessageKind, bool]]] = {}
 
     def count(self, message: Message) -> None:
         """Add one message."""
         key = (message.kind, message.is_uplink)
         self._messages[key] += 1
-        self._payload_bit[key] += message.payload_bit
+        payload_bit = message.payload_bit
+        self._payload_bit[key] += payload_bit
         self._framing_bit[key] += message.framing_bit
+        if (client := message.client) is not None:
+            self._by_client.setdefault(client, Counter())[key] += payload_bit
 
     def total(self, kind: MessageKind | None = None, *, uplink: bool | None = None) -> Traffic:
         """What crossed since the start.
@@ -57,6 +61,10 @@ class Meter:
             payload_bit=sum(self._payload_bit[key] for key in keys),
             framing_bit=sum(self._framing_bit[key] for key in keys),
         )
+
+    def payload_bit_of(self, client: int) -> Counter[tuple[MessageKind, bool]]:
+        """Payload bits that a client sent and received since the start, by (kind, is uplink); a copy."""
+        return Counter(self._by_client.get(client, {}))
 
     def by_kind(self) -> dict[tuple[MessageKind, bool], Traffic]:
         """Traffic by (kind, is uplink), in the order in which the kinds first crossed."""

@@ -1,136 +1,95 @@
-"""The profile of a cut: what the client's half computes and holds, measured on a copy of the model."""
+"""The profile of a model: what every valid cut costs, as a struct of arrays over the cuts."""
 
 import dataclasses
-import warnings
-from typing import Any
+import difflib
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.utils.flop_counter import FlopCounterMode
+import numpy as np
 
-from lightning_sfl.cut.batch import copied_batch, record_count
-from lightning_sfl.cut.find import Cut, Step, copied_module, training_step
-from lightning_sfl.cut.modes import halt
-from lightning_sfl.optimizers import copy_optimizer
-from lightning_sfl.random_state import RandomState
+from lightning_sfl.world.arrays import FloatArray, IntArray
+from lightning_sfl.world.memory import greatest
+
+Numbers = FloatArray | IntArray | float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CutProfile:
-    """What a client pays at one cut. 1 multiply-accumulate counts as 2 FLOP.
+class Profile:
+    """What the halves compute, hold and send at C cuts, in order of execution; 1 multiply-accumulate = 2 FLOP.
+
+    What depends on the batch size b is affine in it: arrays (C, 2) of what is fixed and what comes with every sample.
+    Memory is the greatest of L affine functions, (C, L, 2). FLOPs are those of matrix products, convolutions and
+    attention. Memory counts live tensors; what a kernel needs for a moment within one operation is not seen. Everything
+    is for samples of the profiled batch's shape, in the precision of the step.
 
     Attributes:
-        cut: Name of the cut module.
-        client_forward_flop_per_sample: Matrix products, convolutions and attention in the client's forward pass.
-        client_backward_flop_per_sample: The same in its backward pass.
-        smashed_byte_per_sample: What crosses up per sample, in the precision of the step, uncompressed.
-        client_parameters: Number of parameters the client holds.
-        client_parameter_byte: Their bytes.
-        client_training_memory_byte: Weights, buffers, gradients, optimizer state and saved activations of the client at
-            ``batch_size``; a count of tensors, without what a kernel needs for a moment.
-        batch_size: The batch that the training memory is for.
+        cuts: Names of the cut modules.
+        client_forward_flop: A client's forward pass, (C, 2).
+        client_backward_flop: A client's backward pass, (C, 2).
+        server_forward_flop: The server's forward pass on one client's smashed data, (C, 2).
+        server_backward_flop: The server's backward pass, (C, 2).
+        smashed_element: Elements that cross up, (C, 2).
+        smashed_bit: Their bits without a codec, (C, 2).
+        cut_gradient_bit: Bits that come back down, (C, 2); 0 where nothing before the cut is trained.
+        beside_bit: Bits of labels, masks and allowed inputs, up, (C, 2).
+        client_parameters: Parameters (scalars) that a client holds, (C,).
+        client_parameter_byte: Their bytes, (C,).
+        client_buffer_byte: Bytes of the client's buffers, (C,).
+        update_parameters: Those among the parameters that are trained, and averaged, (C,).
+        update_bit: A client update or broadcast: trained parameters, and buffers of the state dict, (C,).
+        optimizer_state_bit: The optimizer's state that goes with them, (C,).
+        client_training_memory_line: Weights, buffers, gradients, optimizer state, the batch, activations, and what the
+            backward pass and the optimizer's step take for a while, in bytes, (C, L, 2).
+        client_forward_memory_line: Weights, buffers, the batch, and activations of a forward pass without gradients, in
+            bytes, (C, L, 2).
+        batch_byte: Bytes of the batch, which both memories hold, (2,).
+        whole: The same of an uncut model, as a client of federated averaging holds it, with C = 1; None in itself.
     """
 
-    cut: str
-    client_forward_flop_per_sample: float
-    client_backward_flop_per_sample: float
-    smashed_byte_per_sample: float
-    client_parameters: int
-    client_parameter_byte: int
-    client_training_memory_byte: int
-    batch_size: int
+    cuts: tuple[str, ...]
+    client_forward_flop: FloatArray
+    client_backward_flop: FloatArray
+    server_forward_flop: FloatArray
+    server_backward_flop: FloatArray
+    smashed_element: FloatArray
+    smashed_bit: FloatArray
+    cut_gradient_bit: FloatArray
+    beside_bit: FloatArray
+    client_parameters: IntArray
+    client_parameter_byte: FloatArray
+    client_buffer_byte: FloatArray
+    update_parameters: IntArray
+    update_bit: FloatArray
+    optimizer_state_bit: FloatArray
+    client_training_memory_line: FloatArray
+    client_forward_memory_line: FloatArray
+    batch_byte: FloatArray
+    whole: "Profile | None"
+
+    def index(self, cuts: Sequence[str]) -> IntArray:
+        """The places of these cuts, (N,).
+
+        Raises:
+            ValueError: One is not in the profile.
+        """
+        places = {name: place for place, name in enumerate(self.cuts)}
+        if unknown := next((name for name in cuts if name not in places), None):
+            near = difflib.get_close_matches(unknown, self.cuts, n=3, cutoff=0.5) or self.cuts[:3]
+            raise ValueError(
+                f"cut={unknown!r} is not among the {len(self.cuts)} cuts of the profile; near are"
+                f" {', '.join(map(repr, near))}."
+            )
+        return np.array([places[name] for name in cuts], dtype=np.int64)
+
+    def training_memory_byte(self, cut: IntArray | int, batch_size: Numbers) -> FloatArray:
+        """What clients that cut there hold at most in a step with backpropagation, (N,)."""
+        return greatest(self.client_training_memory_line[cut], np.asarray(batch_size, dtype=np.float64))
+
+    def forward_memory_byte(self, cut: IntArray | int, batch_size: Numbers) -> FloatArray:
+        """What clients that cut there hold at most in a step of forward passes alone, (N,)."""
+        return greatest(self.client_forward_memory_line[cut], np.asarray(batch_size, dtype=np.float64))
 
 
-def profile_cut(
-    module: nn.Module, batch: object, cut: Cut, optimizer: Optimizer | None = None, *, step: Step = training_step
-) -> CutProfile:
-    """Measure the client's half of one training step.
-
-    The half runs once, forward and backward, on a copy of the module; module and random state stay as they are.
-
-    Args:
-        module: The module.
-        batch: A client's batch, in the precision that it has on its way into the step.
-        cut: The cut, from ``find_cuts``.
-        optimizer: The module's optimizer, for the size of its state; None counts no state.
-        step: How to run one step.
-    """
-    copied = copied_module(module)
-    names = {
-        own: copied.get_parameter(name)
-        for name, own in module.named_parameters()
-        if name in cut.split.client_parameters
-    }
-    samples = record_count(batch)
-    saved = _SavedBytes(copied)
-    forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
-    state = RandomState.capture()
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.filterwarnings("ignore", message="You are trying to `self.log\\(\\)`")
-        with saved, forward:
-            halted = halt(copied, cut.split, lambda: step(copied, copied_batch(batch)))
-        with backward:
-            halted.backward([torch.ones_like(tensor) for tensor in halted.smashed])
-    state.restore()
-    client = [copied.get_parameter(name) for name in cut.split.client_parameters]
-    buffers = [copied.get_buffer(name) for name in cut.split.client_buffers]
-    trained = [parameter for parameter in client if parameter.grad is not None]
-    return CutProfile(
-        cut=cut.name,
-        client_forward_flop_per_sample=forward.get_total_flops() / samples,
-        client_backward_flop_per_sample=backward.get_total_flops() / samples,
-        smashed_byte_per_sample=_bytes(list(halted.smashed)) / samples,
-        client_parameters=cut.client_parameters,
-        client_parameter_byte=_bytes(client),
-        client_training_memory_byte=_bytes(client)
-        + _bytes(buffers)
-        + _bytes([parameter.grad for parameter in trained if parameter.grad is not None])
-        + (0 if optimizer is None else _optimizer_state_byte(optimizer, names))
-        + saved.total_byte,
-        batch_size=samples,
-    )
-
-
-class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Adds up what autograd saves for the backward pass, every storage once, the module's own tensors left out."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._storages: dict[int, int] = {}
-        self._own = {t.untyped_storage().data_ptr() for t in [*module.parameters(), *module.buffers()]}
-        super().__init__(self._save, self._load)
-
-    def _save(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._own:
-            self._storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    @staticmethod
-    def _load(tensor: Tensor) -> Tensor:
-        return tensor
-
-    @property
-    def total_byte(self) -> int:
-        return sum(self._storages.values())
-
-
-def _bytes(tensors: list[Any]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _optimizer_state_byte(optimizer: Optimizer, copied: dict[nn.Parameter, nn.Parameter]) -> int:
-    """Bytes of state after one step of a copy of the optimizer on the copied client parameters."""
-    own = {
-        parameter: copied[parameter]
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter in copied
-    }
-    stepper = copy_optimizer(optimizer, own)
-    if stepper is None:
-        return 0
-    stepper.step()
-    return sum(
-        _bytes([value for value in state.values() if isinstance(value, Tensor)]) for state in stepper.state.values()
-    )
+def at(lines: FloatArray, batch_size: Numbers) -> FloatArray:
+    """Affine functions (..., 2) at batch sizes (...)."""
+    found: FloatArray = lines[..., 0] + lines[..., 1] * batch_size
+    return found

@@ -29,10 +29,11 @@ def test_every_valid_cut_is_printed_with_its_costs_and_nothing_is_written(recipe
 
 def test_the_costs_of_the_first_convolution(tmp_path, capsys):
     """Quickstart, stem.0: 8 filters of 3x3 on 32x32 places are 73,728 MAC = 147.5 kFLOP and 72 weights; per sample 8 ·
-    1024 · 4 B = 32 KiB. Memory at batch 8: weights, gradients and momentum 3 · 288 B, images 8 · 4 KiB: 32.8 KiB."""
+    1024 · 4 B = 32 KiB. Memory at batch 8: weights, gradients and momentum 3 · 288 B, and 8 times an image of 4 KiB, a
+    label of 8 B, the smashed data and the cut gradient: 544.9 KiB."""
     main(["plan", "--config", str(QUICKSTART)])
 
-    assert rows(capsys.readouterr().out)["stem.0"] == "8x32x32 32.0 KiB 72 147.5 k 147.5 k 32.8 KiB"
+    assert rows(capsys.readouterr().out)["stem.0"] == "8x32x32 32.0 KiB 72 147.5 k 147.5 k 544.9 KiB"
 
 
 def test_json_holds_the_same_cuts_unrounded(recipe, tmp_path, here, capsys):
@@ -52,7 +53,8 @@ def test_json_holds_the_same_cuts_unrounded(recipe, tmp_path, here, capsys):
 
 
 def test_memory_is_that_of_the_clients_batch(tmp_path, capsys):
-    """From batch 4 to 8, stem.0 saves 4 more images of 4 KiB."""
+    """From batch 4 to 8, stem.0 holds 4 more images of 4 KiB with labels of 8 B; each makes smashed data of 2 · 1024 ·
+    4 B = 8 KiB, and their gradient."""
     found = []
     for size in (4, 8):
         target = tmp_path / f"{size}.json"
@@ -61,7 +63,8 @@ def test_memory_is_that_of_the_clients_batch(tmp_path, capsys):
         found.append(json.loads(target.read_text())[0])
 
     assert [entry["batch_size"] for entry in found] == [4, 8]
-    assert found[1]["client_training_memory_byte"] - found[0]["client_training_memory_byte"] == 4 * 4096
+    small, large = (entry["client_training_memory_byte"] for entry in found)
+    assert large - small == 4 * (4096 + 8 + 2 * 8192)
 
 
 def test_an_existing_json_file_is_refused_and_kept(recipe, tmp_path, capsys):

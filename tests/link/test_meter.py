@@ -77,3 +77,17 @@ def test_traffic_adds_up_and_knows_its_bytes():
     total = Traffic(messages=1, payload_bit=16, framing_bit=8) + Traffic(messages=2, payload_bit=32, framing_bit=64)
     assert total == Traffic(messages=3, payload_bit=48, framing_bit=72)
     assert total.payload_byte == 6
+
+
+def test_what_a_client_sent_and_received_is_counted_by_itself():
+    """What goes between servers is nobody's; what is given is a copy."""
+    moved = make(MessageKind.MOVED_LAYERS, "server", "fed_server", 5)
+    meter = metered(UP, DOWN, STATE_UP, UP, STATE_DOWN, moved)
+    assert meter.payload_bit_of(0) == {
+        (MessageKind.SMASHED, True): 32 * 20,
+        (MessageKind.CUT_GRADIENT, False): 32 * 20,
+    }
+    assert meter.payload_bit_of(1).total() == 32 * 3
+    assert meter.payload_bit_of(7) == {}
+    meter.payload_bit_of(0).clear()
+    assert meter.payload_bit_of(0).total() == 32 * 40

@@ -1,0 +1,67 @@
+"""A client's half as it really runs, alone and on real tensors, counted from outside."""
+
+from collections.abc import Callable
+
+import torch
+from allocations import peak_tensor_byte
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_sfl.cut.batch import named_tensors
+from lightning_sfl.cut.find import copied_module, training_step
+from lightning_sfl.cut.modes import halt
+from lightning_sfl.cut.split import Split
+from lightning_sfl.optimizers import copy_optimizer
+
+
+def _byte(tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class RealHalf:
+    """A client's half of ``module``: it alone has weights, and its optimizer has stepped once already."""
+
+    def __init__(self, module: nn.Module, split: Split, batch: object, optimizer: Optimizer) -> None:
+        self.module, self.split, self.batch = copied_module(module), split, batch
+        own = {module.get_parameter(name): self.module.get_parameter(name) for name in split.client_parameters}
+        self.optimizer = copy_optimizer(optimizer, own)
+        self.train()
+
+    def train(self) -> None:
+        """One step, as a client takes it: to the cut, back from it, and a step of the optimizer."""
+        halted = halt(self.module, self.split, lambda: training_step(self.module, self.batch))
+        halted.backward([torch.ones_like(tensor) for tensor in halted.smashed])
+        del halted
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def forward(self) -> None:
+        """The forward pass alone."""
+        reached = []
+        module = self.module.get_submodule(self.split.cut)
+        handle = module.register_forward_hook(lambda *args: reached.append(args[2]) or _stop())
+        try:
+            with torch.no_grad():
+                training_step(self.module, self.batch)
+        except _Stop:
+            pass
+        finally:
+            handle.remove()
+
+    def peak_byte(self, run: Callable[[], None], *, with_state: bool = True) -> int:
+        """The most that it holds while it runs, with what it holds all the time."""
+        held = [self.module.get_parameter(name) for name in self.split.client_parameters]
+        held += [self.module.get_buffer(name) for name in self.split.client_buffers]
+        if with_state and self.optimizer is not None:
+            values = [value for state in self.optimizer.state.values() for value in state.values()]
+            held += [value for value in values if isinstance(value, torch.Tensor)]
+        return _byte(held) + _byte(named_tensors(self.batch).values()) + peak_tensor_byte(run)
+
+
+class _Stop(BaseException):
+    pass
+
+
+def _stop() -> None:
+    raise _Stop
