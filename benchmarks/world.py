@@ -18,6 +18,7 @@ from lightning_sfl.world.arrays import FloatArray, IntArray
 from lightning_sfl.world.channel import Transmission
 from lightning_sfl.world.clock import Clock
 from lightning_sfl.world.participation import Participation
+from lightning_sfl.world.profile import Profile
 from lightning_sfl.world.world import World
 
 ROUND_BAR_S = 0.020
@@ -81,7 +82,7 @@ def make_world(algorithm: str, clients: int) -> World:
     """A model of 16 cuts, devices and gains that differ."""
     draw = generator(SEED, "benchmark world")
     return World(
-        profile=Profile(),
+        profile=make_profile(),
         fleet=Fleet(
             clock_hz=draw.uniform(1e8, 2e9, clients),
             transmit_power_watt=np.full(clients, 0.2),
@@ -102,35 +103,30 @@ def line(start: float, end: float) -> FloatArray:
     return np.stack([np.zeros(CUTS), np.linspace(start, end, CUTS)], axis=1)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Profile:
-    """About ResNet-18 on small images."""
-
-    cuts: tuple[str, ...] = tuple(f"layer{cut}" for cut in range(CUTS))
-    client_forward_flop: FloatArray = dataclasses.field(default_factory=lambda: line(3.5e6, 1.1e9))
-    client_backward_flop: FloatArray = dataclasses.field(default_factory=lambda: line(3.5e6, 2.2e9))
-    server_forward_flop: FloatArray = dataclasses.field(default_factory=lambda: line(1.1e9, 3.5e6))
-    server_backward_flop: FloatArray = dataclasses.field(default_factory=lambda: line(2.2e9, 7e6))
-    smashed_element: FloatArray = dataclasses.field(default_factory=lambda: line(65536, 8192))
-    smashed_bit: FloatArray = dataclasses.field(default_factory=lambda: line(2097152, 262144))
-    cut_gradient_bit: FloatArray = dataclasses.field(default_factory=lambda: line(2097152, 262144))
-    beside_bit: FloatArray = dataclasses.field(default_factory=lambda: line(64, 64))
-    update_bit: FloatArray = dataclasses.field(default_factory=lambda: np.linspace(6e4, 3.6e8, CUTS))
-    optimizer_state_bit: FloatArray = dataclasses.field(default_factory=lambda: np.linspace(6e4, 3.6e8, CUTS))
-    whole_update_bit: float = 3.6e8
-    whole_optimizer_state_bit: float = 3.6e8
-
-    def training_memory_byte(self, cut: IntArray, batch_size: IntArray) -> FloatArray:
-        """Not asked for here."""
-        raise NotImplementedError
-
-    def forward_memory_byte(self, cut: IntArray, batch_size: IntArray) -> FloatArray:
-        """Not asked for here."""
-        raise NotImplementedError
-
-    def whole_training_memory_byte(self, batch_size: IntArray) -> FloatArray:
-        """Not asked for here."""
-        raise NotImplementedError
+def make_profile() -> Profile:
+    """About ResNet-18 on small images; what the uncut model costs is left out."""
+    parameters = np.linspace(2e3, 1.1e7, CUTS).astype(np.int64)
+    return Profile(
+        cuts=tuple(f"layer{cut}" for cut in range(CUTS)),
+        client_forward_flop=line(3.5e6, 1.1e9),
+        client_backward_flop=line(3.5e6, 2.2e9),
+        server_forward_flop=line(1.1e9, 3.5e6),
+        server_backward_flop=line(2.2e9, 7e6),
+        smashed_element=line(65536, 8192),
+        smashed_bit=line(2097152, 262144),
+        cut_gradient_bit=line(2097152, 262144),
+        beside_bit=line(64, 64),
+        client_parameters=parameters,
+        client_parameter_byte=4.0 * parameters,
+        client_buffer_byte=np.zeros(CUTS),
+        update_parameters=parameters,
+        update_bit=32.0 * parameters,
+        optimizer_state_bit=32.0 * parameters,
+        client_training_memory_line=line(1e6, 1e8)[:, None],
+        client_forward_memory_line=line(1e6, 1e7)[:, None],
+        batch_byte=np.zeros(2),
+        whole=None,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from lightning_sfl.world.arrays import FloatArray, IntArray
-from lightning_sfl.world.parts import ProfileArrays
+from lightning_sfl.world.profile import Profile, at
 from lightning_sfl.world.rules import rule_of
 
 SCALAR_BIT = 32
@@ -13,9 +13,6 @@ SCALAR_BIT = 32
 
 SEED_BIT = 64
 """One probe's seed."""
-
-AVERAGED_NUMBER_BIT = 32
-"""Averaging works on float32 numbers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +67,7 @@ class RoundLoad:
 
 
 def step_load(
-    profile: ProfileArrays,
+    profile: Profile,
     *,
     cut: IntArray,
     batch_size: IntArray,
@@ -81,7 +78,7 @@ def step_load(
 ) -> StepLoad:
     """What one mini-batch of every client asks.
 
-    Without a cut (``fedavg``) the client computes both halves, whatever ``cut`` says, and nothing crosses. A
+    Without a cut (``fedavg``) the client computes the whole model, whatever ``cut`` says, and nothing crosses. A
     zeroth-order client runs 1 + P times forward and never backward, and uplink and downlink carry P scalars and P seeds
     besides (HO-SFL, arXiv 2603.14773; the cost model is a reconstruction). Its scalars, which cross after the probes,
     are counted with the smashed data, and the mean that comes back with the cut gradient. Where nothing before the cut
@@ -98,28 +95,27 @@ def step_load(
     """
     rule = rule_of(algorithm)
     rule.check_probes(probes)
-    forward = _at(profile.client_forward_flop, cut, batch_size)
-    backward = _at(profile.client_backward_flop, cut, batch_size)
-    server_forward = _at(profile.server_forward_flop, cut, batch_size)
-    server_backward = _at(profile.server_backward_flop, cut, batch_size)
-    nothing = np.zeros(len(clients))
     if not rule.uses_cut:
+        whole, nothing = whole_of(profile), np.zeros(len(clients))
         return StepLoad(
             clients=clients,
-            client_forward_flop=forward + server_forward,
-            client_backward_flop=backward + server_backward,
+            client_forward_flop=at(whole.client_forward_flop[0], batch_size),
+            client_backward_flop=at(whole.client_backward_flop[0], batch_size),
             server_flop=nothing,
             uplink_bit=nothing,
             downlink_bit=nothing,
         )
-    uplink = _at(profile.smashed_bit, cut, batch_size)
-    downlink = _at(profile.cut_gradient_bit, cut, batch_size)
+    forward = at(profile.client_forward_flop[cut], batch_size)
+    backward = at(profile.client_backward_flop[cut], batch_size)
+    server = at(profile.server_forward_flop[cut] + profile.server_backward_flop[cut], batch_size)
+    uplink = at(profile.smashed_bit[cut], batch_size)
+    downlink = at(profile.cut_gradient_bit[cut], batch_size)
     trains = downlink > 0
     if bits is not None:
         # A cut gradient has as many elements as the smashed data it belongs to.
-        uplink = _at(profile.smashed_element, cut, batch_size) * bits
+        uplink = at(profile.smashed_element[cut], batch_size) * bits
         downlink = np.where(trains, uplink, 0.0)
-    uplink = uplink + _at(profile.beside_bit, cut, batch_size)
+    uplink = uplink + at(profile.beside_bit[cut], batch_size)
     if probes is not None:
         backward = np.where(trains, probes * forward, 0.0)
         uplink = uplink + np.where(trains, SCALAR_BIT * probes, 0.0)
@@ -128,14 +124,14 @@ def step_load(
         clients=clients,
         client_forward_flop=forward,
         client_backward_flop=backward,
-        server_flop=server_forward + server_backward,
+        server_flop=server,
         uplink_bit=uplink,
         downlink_bit=downlink,
     )
 
 
 def round_load(
-    profile: ProfileArrays,
+    profile: Profile,
     *,
     cut: IntArray,
     clients: IntArray,
@@ -156,8 +152,8 @@ def round_load(
 
     A client's own layers on the server, those between its cut and the deepest (non-common in HASFL, arXiv 2506.08426;
     ``splitfed_v1``: all the server's), travel between the servers. Their bits are what the client shard at the deepest
-    cut (the whole model) has more. Averaging takes a multiplication and an addition per number, of the optimizer state
-    too.
+    cut (the whole model) has more. Averaging takes a multiplication and an addition per trained parameter of theirs;
+    optimizer state and buffers are not counted.
 
     Args:
         profile: The model.
@@ -171,13 +167,10 @@ def round_load(
         previous_deepest: The same for the round before; None: it did not move.
     """
     rule = rule_of(algorithm)
-    state_bit = profile.optimizer_state_bit if optimizer_state else np.zeros_like(profile.update_bit)
-    whole_state_bit = profile.whole_optimizer_state_bit if optimizer_state else 0.0
-    shard_bit = profile.update_bit + state_bit
-    whole_bit = profile.whole_update_bit + whole_state_bit
-    broadcast_bit, whole_broadcast_bit = shard_bit, whole_bit
-    if first:
-        broadcast_bit, whole_broadcast_bit = profile.update_bit, profile.whole_update_bit
+    whole = whole_of(profile)
+    shard_bit, whole_bit = _sent_bit(profile, optimizer_state), _sent_bit(whole, optimizer_state)[0]
+    with_state = optimizer_state and not first
+    broadcast_bit, whole_broadcast_bit = _sent_bit(profile, with_state), _sent_bit(whole, with_state)[0]
     last = int(cut.max()) if deepest is None else deepest
     if last < cut.max():
         raise ValueError(f"deepest={deepest} is not accepted: a client cuts at {cut.max()}, which is deeper.")
@@ -194,6 +187,8 @@ def round_load(
         update = shard_bit[cut]
         broadcast = broadcast_bit[cut if previous_cut is None else previous_cut]
         own = (whole_bit if rule.server_replicas else shard_bit[last]) - shard_bit[cut]
+    averages_whole = rule.server_replicas or not rule.uses_cut
+    averaged = whole.update_parameters[0] if averages_whole else profile.update_parameters[last]
     handover = 0.0
     if previous_deepest is not None and rule.uses_cut and rule.sends_weights and not rule.server_replicas:
         handover = abs(float(shard_bit[last] - shard_bit[previous_deepest]))
@@ -205,10 +200,15 @@ def round_load(
         resplit_down_bit=down,
         inter_server_bit=own,
         handover_bit=handover,
-        aggregation_flop=2 * (update + own) / AVERAGED_NUMBER_BIT if rule.averages else nothing,
+        aggregation_flop=np.full(len(clients), 2.0 * averaged) if rule.averages else nothing,
     )
 
 
-def _at(line: FloatArray, cut: IntArray, batch_size: IntArray) -> FloatArray:
-    found: FloatArray = line[cut, 0] + line[cut, 1] * batch_size
-    return found
+def whole_of(profile: Profile) -> Profile:
+    """The profile of the uncut model, which that one is itself."""
+    return profile if profile.whole is None else profile.whole
+
+
+def _sent_bit(profile: Profile, with_state: bool) -> FloatArray:
+    """What an update or a broadcast has at every cut."""
+    return profile.update_bit + profile.optimizer_state_bit if with_state else profile.update_bit

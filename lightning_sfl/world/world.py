@@ -8,9 +8,10 @@ import numpy as np
 from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 from lightning_sfl.world.channel import Channel
 from lightning_sfl.world.cost import Machines, StepCost, step_cost
-from lightning_sfl.world.load import RoundLoad, StepLoad, round_load, step_load
+from lightning_sfl.world.load import RoundLoad, StepLoad, round_load, step_load, whole_of
 from lightning_sfl.world.participation import Participation
-from lightning_sfl.world.parts import FleetArrays, ProfileArrays, ServerValues
+from lightning_sfl.world.parts import FleetArrays, ServerValues
+from lightning_sfl.world.profile import Profile
 from lightning_sfl.world.round_cost import ClosingCost, OpeningCost, RoundCost, closing_cost, opening_cost, round_cost
 from lightning_sfl.world.rules import Rule, rule_of
 
@@ -54,7 +55,7 @@ class World:
         flop_per_mac: 1 for speeds in FLOP/s that count a multiply-accumulate as one operation, as papers often do.
     """
 
-    profile: ProfileArrays
+    profile: Profile
     fleet: FleetArrays
     channel: Channel
     server: ServerValues
@@ -163,7 +164,7 @@ class World:
         cuts = np.arange(len(self.profile.cuts))
         cut, size = np.tile(cuts, len(sizes)), np.repeat(sizes, len(cuts))
         if not self._rule.uses_cut:
-            byte = self.profile.whole_training_memory_byte(size)
+            byte = whole_of(self.profile).training_memory_byte(np.zeros_like(cut), size)
         elif self._rule.zeroth_order:
             byte = self.profile.forward_memory_byte(cut, size)
         else:

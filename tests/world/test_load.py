@@ -1,8 +1,8 @@
-"""Numbers of the profile stand in `world_cases.HandProfile`."""
+"""Numbers of the profile stand in `world_cases.hand_profile`."""
 
 import numpy as np
 import pytest
-from world_cases import HandProfile, lines, numbers, whole
+from world_cases import hand_profile, lines, numbers, whole
 
 from lightning_sfl.world.load import round_load, step_load
 from lightning_sfl.world.rules import RULES
@@ -12,7 +12,7 @@ SPLIT = ["splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning"]
 
 def step(algorithm, profile=None, cut=(0, 1), batch_size=(2, 3), **given):
     return step_load(
-        profile or HandProfile(),
+        profile or hand_profile(),
         cut=whole(*cut),
         batch_size=whole(*batch_size),
         clients=whole(7, 4),
@@ -22,7 +22,7 @@ def step(algorithm, profile=None, cut=(0, 1), batch_size=(2, 3), **given):
 
 
 def ends(algorithm, cut=(0, 1), **given):
-    return round_load(HandProfile(), cut=whole(*cut), clients=whole(7, 4), algorithm=algorithm, **given)
+    return round_load(hand_profile(), cut=whole(*cut), clients=whole(7, 4), algorithm=algorithm, **given)
 
 
 @pytest.mark.parametrize("algorithm", SPLIT)
@@ -47,6 +47,14 @@ def test_without_a_cut_the_client_computes_everything_and_nothing_crosses():
         assert nothing.tolist() == [0, 0]
 
 
+def test_the_profile_of_the_uncut_model_is_its_own():
+    """One client of the whole model: 1000 parameters of 32 bit and as many of state."""
+    uncut = hand_profile().whole
+    given = {"cut": whole(0), "clients": whole(7), "algorithm": "fedavg"}
+    assert step_load(uncut, batch_size=whole(2), **given).client_forward_flop.tolist() == [200]
+    assert round_load(uncut, **given).update_bit.tolist() == [64000]
+
+
 def test_a_zeroth_order_client_probes_forward_and_sends_scalars():
     """P = 5: 5 forwards of 20 and 120 in place of a backward; 5·32 = 160 bits more up, 5·32 + 5·64 = 480 more down."""
     load = step("ho_sfl", probes=5)
@@ -59,7 +67,7 @@ def test_a_zeroth_order_client_probes_forward_and_sends_scalars():
 
 def test_a_zeroth_order_client_that_trains_nothing_probes_nothing():
     """At a nothing is trained, so no gradient crosses there; client 4 at b is as before."""
-    frozen = HandProfile(cut_gradient_bit=lines((0, 0), (0, 128), (0, 64)))
+    frozen = hand_profile(cut_gradient_bit=lines((0, 0), (0, 128), (0, 64)))
     load = step("ho_sfl", frozen, probes=5)
     assert load.client_backward_flop.tolist() == [0, 600]
     assert load.uplink_bit.tolist() == [656, 592 + 160]
@@ -74,7 +82,7 @@ def test_a_codec_changes_the_bits_of_smashed_data_and_gradients_alone():
 
 
 def test_a_codec_makes_no_gradient_cross_where_nothing_before_the_cut_is_trained():
-    frozen = HandProfile(cut_gradient_bit=lines((0, 0), (0, 128), (0, 64)))
+    frozen = hand_profile(cut_gradient_bit=lines((0, 0), (0, 128), (0, 64)))
     assert step("splitfed_shared", frozen, bits=numbers(4, 16)).downlink_bit.tolist() == [0, 192]
 
 
@@ -106,18 +114,18 @@ def test_the_rules_are_those_of_the_table():
 @pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v2"])
 def test_weights_and_optimizer_state_go_down_and_up(algorithm):
     """At a 3200 bit of weights and as many of state, at b 12800 each. The deepest cut is b: client 7 has the other
-    25600 − 6400 = 19200 bit of its own on the server. Averaging: 2 FLOP per 32 bit of the 25600 that each owns."""
+    25600 − 6400 = 19200 bit of its own on the server. Averaging: 2 FLOP for each of b's 400 parameters."""
     load = ends(algorithm)
     assert load.update_bit.tolist() == [6400, 25600]
     assert load.broadcast_bit.tolist() == [6400, 25600]
     assert load.inter_server_bit.tolist() == [19200, 0]
-    assert load.aggregation_flop.tolist() == [1600, 1600]
+    assert load.aggregation_flop.tolist() == [800, 800]
     assert load.resplit_up_bit.tolist() == load.resplit_down_bit.tolist() == [0, 0]
     assert load.handover_bit == 0
 
 
 def test_optimizer_state_that_is_not_averaged_stays():
-    """Half of everything: 3200 and 12800; own layers on the server 9600; averaging 2 · 400 parameters."""
+    """Half of everything: 3200 and 12800; own layers on the server 9600."""
     load = ends("splitfed_shared", optimizer_state=False)
     assert load.update_bit.tolist() == load.broadcast_bit.tolist() == [3200, 12800]
     assert load.inter_server_bit.tolist() == [9600, 0]
@@ -141,17 +149,17 @@ def test_a_cut_behind_the_deepest_is_refused():
 
 
 def test_a_server_replica_is_all_that_the_client_does_not_hold():
-    """The whole model with its state is 64000 bit; averaging 2 · 64000/32."""
+    """The whole model with its state is 64000 bit; averaging 2 · 1000 parameters."""
     load = ends("splitfed_v1")
     assert load.update_bit.tolist() == [6400, 25600]
     assert load.inter_server_bit.tolist() == [57600, 38400]
-    assert load.aggregation_flop.tolist() == [4000, 4000]
+    assert load.aggregation_flop.tolist() == [2000, 2000]
 
 
 def test_without_a_cut_the_update_is_the_whole_model():
     load = ends("fedavg", previous_cut=whole(1, 1), previous_deepest=2)
     assert load.update_bit.tolist() == load.broadcast_bit.tolist() == [64000, 64000]
-    assert load.aggregation_flop.tolist() == [4000, 4000]
+    assert load.aggregation_flop.tolist() == [2000, 2000]
     assert load.inter_server_bit.tolist() == load.resplit_up_bit.tolist() == load.resplit_down_bit.tolist() == [0, 0]
     assert load.handover_bit == 0
 

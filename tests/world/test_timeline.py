@@ -89,7 +89,8 @@ def test_nobody_has_to_wait_when_everybody_else_waits(drawn):
 def test_a_round_in_parallel():
     """Client 0 at a, client 1 at b, one sample each: 6400 and 25600 bit down, 50 and 200 s, none for the server.
     Forward 0.1 and 0.2 s, up (256 + 80)/64 = 5.25 and 208/64 = 3.25 s, until 205.35 s; the server 0.28 + 0.19 s; down 2
-    and 1 s, backward 0.1 and 0.35 s, until 207.92 s; up again 100 and 400 s, until 607.92 s; averaging 3200/1000 s."""
+    and 1 s, backward 0.1 and 0.35 s, until 207.92 s; up again 100 and 400 s, until 607.92 s; averaging
+    2 · 800/1000 s."""
     found = by_party(timeline(world().round(who(batch_size=(1, 1)))))
     shown = {
         party: [(i.stage.value, round(i.start_s, 6), round(i.end_s, 6)) for i in intervals]
@@ -105,7 +106,7 @@ def test_a_round_in_parallel():
             ("downlink", 205.82, 207.82),
             ("backward", 207.82, 207.92),
             ("upload", 207.92, 307.92),
-            ("wait", 307.92, 611.12),
+            ("wait", 307.92, 609.52),
         ],
         "client/1": [
             ("broadcast", 0, 200),
@@ -116,13 +117,13 @@ def test_a_round_in_parallel():
             ("backward", 206.82, 207.17),
             ("wait", 207.17, 207.92),
             ("upload", 207.92, 607.92),
-            ("wait", 607.92, 611.12),
+            ("wait", 607.92, 609.52),
         ],
         "server": [
             ("wait", 0, 205.35),
             ("server", 205.35, 205.82),
             ("wait", 205.82, 607.92),
-            ("aggregation", 607.92, 611.12),
+            ("aggregation", 607.92, 609.52),
         ],
     }
 

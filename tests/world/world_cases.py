@@ -6,6 +6,7 @@ import numpy as np
 
 from lightning_sfl.world.cost import Machines
 from lightning_sfl.world.participation import Participation
+from lightning_sfl.world.profile import Profile
 from lightning_sfl.world.world import World
 
 
@@ -21,8 +22,7 @@ def whole(*values):
     return np.array(values, dtype=np.int64)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HandProfile:
+def hand_profile(**given):
     """Three cuts of a model of 100 FLOP forward and 200 backward per sample, 1000 parameters of 32 bit.
 
     =======  ===============  ===============  ========  ========  ==========  =======
@@ -34,32 +34,55 @@ class HandProfile:
     =======  ===============  ===============  ========  ========  ==========  =======
 
     Per sample. Labels take 64 bit per sample and 16 per batch. The optimizer keeps one number per parameter. A client
-    takes 8 byte per parameter and 10, 30, 100 byte per sample to train, 4 byte per parameter and 5 per sample to run
-    forward.
+    takes 8 byte per parameter and 10, 30, 100 byte per sample to train (120 of the whole model), 4 byte per parameter
+    and 5 per sample to run forward.
     """
+    whole_model = _profile(
+        cuts=("",),
+        flop=(lines((0, 100)), lines((0, 200)), lines((0, 0)), lines((0, 0))),
+        element=lines((0, 0)),
+        parameters=whole(1000),
+        sample_byte=numbers(120),
+        whole=None,
+    )
+    profile = _profile(
+        cuts=("a", "b", "c"),
+        flop=(
+            lines((0, 10), (0, 40), (0, 80)),
+            lines((0, 10), (0, 70), (0, 150)),
+            lines((0, 90), (0, 60), (0, 20)),
+            lines((0, 190), (0, 130), (0, 50)),
+        ),
+        element=lines((0, 8), (0, 4), (0, 2)),
+        parameters=whole(100, 400, 900),
+        sample_byte=numbers(10, 30, 100),
+        whole=whole_model,
+    )
+    return dataclasses.replace(profile, **given)
 
-    cuts: tuple[str, ...] = ("a", "b", "c")
-    client_forward_flop: np.ndarray = dataclasses.field(default_factory=lambda: lines((0, 10), (0, 40), (0, 80)))
-    client_backward_flop: np.ndarray = dataclasses.field(default_factory=lambda: lines((0, 10), (0, 70), (0, 150)))
-    server_forward_flop: np.ndarray = dataclasses.field(default_factory=lambda: lines((0, 90), (0, 60), (0, 20)))
-    server_backward_flop: np.ndarray = dataclasses.field(default_factory=lambda: lines((0, 190), (0, 130), (0, 50)))
-    smashed_element: np.ndarray = dataclasses.field(default_factory=lambda: lines((0, 8), (0, 4), (0, 2)))
-    smashed_bit: np.ndarray = dataclasses.field(default_factory=lambda: lines((0, 256), (0, 128), (0, 64)))
-    cut_gradient_bit: np.ndarray = dataclasses.field(default_factory=lambda: lines((0, 256), (0, 128), (0, 64)))
-    beside_bit: np.ndarray = dataclasses.field(default_factory=lambda: lines((16, 64), (16, 64), (16, 64)))
-    update_bit: np.ndarray = dataclasses.field(default_factory=lambda: numbers(3200, 12800, 28800))
-    optimizer_state_bit: np.ndarray = dataclasses.field(default_factory=lambda: numbers(3200, 12800, 28800))
-    whole_update_bit: float = 32000.0
-    whole_optimizer_state_bit: float = 32000.0
 
-    def training_memory_byte(self, cut, batch_size):
-        return 8 * numbers(100, 400, 900)[cut] + numbers(10, 30, 100)[cut] * batch_size
-
-    def forward_memory_byte(self, cut, batch_size):
-        return 4 * numbers(100, 400, 900)[cut] + 5.0 * batch_size
-
-    def whole_training_memory_byte(self, batch_size):
-        return 8000 + 120.0 * batch_size
+def _profile(*, cuts, flop, element, parameters, sample_byte, whole):
+    return Profile(
+        cuts=cuts,
+        client_forward_flop=flop[0],
+        client_backward_flop=flop[1],
+        server_forward_flop=flop[2],
+        server_backward_flop=flop[3],
+        smashed_element=element,
+        smashed_bit=32 * element,
+        cut_gradient_bit=32 * element,
+        beside_bit=np.tile(numbers(16, 64), (len(cuts), 1)),
+        client_parameters=parameters,
+        client_parameter_byte=4.0 * parameters,
+        client_buffer_byte=0.0 * parameters,
+        update_parameters=parameters,
+        update_bit=32.0 * parameters,
+        optimizer_state_bit=32.0 * parameters,
+        client_training_memory_line=np.stack([8.0 * parameters, sample_byte], axis=1)[:, None],
+        client_forward_memory_line=np.stack([4.0 * parameters, np.full(len(cuts), 5.0)], axis=1)[:, None],
+        batch_byte=numbers(0, 1),
+        whole=whole,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,7 +188,7 @@ def machines(fleet=None, channel=None, server=None):
 
 
 def world(algorithm="splitfed_shared", **given):
-    parts = {"profile": HandProfile(), "fleet": HandFleet(), "channel": HandChannel(), "server": HandServer()}
+    parts = {"profile": hand_profile(), "fleet": HandFleet(), "channel": HandChannel(), "server": HandServer()}
     probes = 5 if algorithm == "ho_sfl" else None
     return World(**{**parts, "algorithm": algorithm, "probes": probes, **given})
 
