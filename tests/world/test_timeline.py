@@ -58,6 +58,8 @@ def test_every_party_is_shown_from_the_rounds_beginning_to_its_end_without_a_gap
         assert intervals[-1].end_s == pytest.approx(start_s + cost.total_s, rel=1e-12)
         for one, other in pairwise(intervals):
             assert one.start_s < one.end_s == other.start_s
+        waits = [i.end_s - i.start_s for i in intervals if i.stage is Stage.WAIT]
+        assert all(seconds > 1e-12 * cost.total_s for seconds in waits), "a wait that is rounding"
 
 
 @settings(max_examples=60)
