@@ -206,7 +206,13 @@ def round_load(
 
 def whole_of(profile: Profile) -> Profile:
     """The profile of the uncut model, which that one is itself."""
-    return profile if profile.whole is None else profile.whole
+    if profile.whole is not None:
+        return profile.whole
+    if len(profile.cuts) > 1:
+        raise ValueError(
+            f"Profile(whole=None) with {len(profile.cuts)} cuts is not accepted: it needs the whole model's."
+        )
+    return profile
 
 
 def _sent_bit(profile: Profile, with_state: bool) -> FloatArray:

@@ -187,7 +187,7 @@ def loads(draw):
 
 @given(load=loads(), factor=factors, algorithm=st.sampled_from([*PARALLEL, *ONE_BY_ONE]))
 def test_a_step_takes_less_with_more_bandwidth_power_or_clock(load, factor, algorithm):
-    low = Controls(power_watt=np.full(3, 0.5), clock_hz=np.full(3, 10.0), bandwidth_hz=np.full(3, 0.1))
+    low = Controls(power_watt=np.full(3, 0.1), clock_hz=np.full(3, 10.0), bandwidth_hz=np.full(3, 0.1))
     slow = cost(algorithm, load, controls=low)
     for name in ("power_watt", "clock_hz", "bandwidth_hz"):
         high = dataclasses.replace(low, **{name: getattr(low, name) * factor})

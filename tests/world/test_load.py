@@ -53,6 +53,8 @@ def test_the_profile_of_the_uncut_model_is_its_own():
     given = {"cut": whole(0), "clients": whole(7), "algorithm": "fedavg"}
     assert step_load(uncut, batch_size=whole(2), **given).client_forward_flop.tolist() == [200]
     assert round_load(uncut, **given).update_bit.tolist() == [64000]
+    with pytest.raises(ValueError, match=r"whole=None\) with 3 cuts"):
+        round_load(hand_profile(whole=None), **given)
 
 
 def test_a_zeroth_order_client_probes_forward_and_sends_scalars():
