@@ -15,10 +15,10 @@ import numpy as np
 
 from lightning_sfl.random import generator
 from lightning_sfl.world.arrays import FloatArray, IntArray
-from lightning_sfl.world.channel import Transmission
-from lightning_sfl.world.clock import Clock
-from lightning_sfl.world.participation import Participation
-from lightning_sfl.world.profile import Profile
+from lightning_sfl.world.channel.channel import Transmission
+from lightning_sfl.world.cost.clock import Clock
+from lightning_sfl.world.cost.participation import Participation
+from lightning_sfl.world.model.profile import Profile
 from lightning_sfl.world.world import World
 
 ROUND_BAR_S = 0.020

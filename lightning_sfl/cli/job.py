@@ -29,8 +29,8 @@ from lightning_sfl.report.json_file import to_json
 from lightning_sfl.report.report import CutRow, Leakage, Report
 from lightning_sfl.report.wandb_run import log_to_wandb
 from lightning_sfl.strategy.split_federated import SplitFederatedStrategy
-from lightning_sfl.world.measure import profile_cuts
-from lightning_sfl.world.profile import Profile, at
+from lightning_sfl.world.model.measure import profile_cuts
+from lightning_sfl.world.model.profile import Profile, at
 
 if TYPE_CHECKING:
     from lightning_sfl.cli.app import SplitCLI

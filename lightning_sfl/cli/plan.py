@@ -12,7 +12,7 @@ from lightning_sfl.cli.job import configured_optimizer, instantiate
 from lightning_sfl.cut.find import Cut, default_cut
 from lightning_sfl.report.units import bytes_text, flop_text
 from lightning_sfl.world.arrays import FloatArray
-from lightning_sfl.world.profile import Profile, at
+from lightning_sfl.world.model.profile import Profile, at
 
 if TYPE_CHECKING:
     from lightning_sfl.cli.app import SplitCLI

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_sfl.algorithms.federation import Federation
+from lightning_sfl.cut.split import Split
 from lightning_sfl.data.loader import ClientLoader
 from lightning_sfl.random_state import RandomState
 from lightning_sfl.strategy.checkpoints import (
@@ -29,6 +30,7 @@ from lightning_sfl.strategy.checkpoints import (
     update_plateaus,
     validation_is_due,
 )
+from lightning_sfl.strategy.cuts import Cuts
 from lightning_sfl.strategy.epoch_sums import EpochSums, epoch_sums
 from lightning_sfl.strategy.rounds import Rounds
 from lightning_sfl.strategy.server_gradients import ServerGradients
@@ -67,6 +69,30 @@ class GlobalModelStrategy(SingleProcessStrategy):
     @property
     def _federation(self) -> Federation | None:
         return None if self._rounds is None else self._rounds.federation
+
+    # Who is where
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """Whose is what at every cut used so far, by cut; empty before the first step, and without a cut."""
+        return {} if self._rounds is None else dict(self._rounds.known.splits)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds begun in this fit."""
+        return 0 if self._rounds is None else self._rounds.count
+
+    @property
+    def cuts(self) -> Cuts | None:
+        """Where every registered client cuts in the round at hand; None outside a fit."""
+        return None if self._rounds is None else self._rounds.cuts
+
+    @property
+    def lost(self) -> frozenset[int]:
+        """The participants of the round at hand that are lost; nobody between rounds."""
+        if self._federation is None:
+            return frozenset()
+        return frozenset(client for client, found in self._federation.participants.items() if found.lost)
 
     # Reading the global model
 

@@ -22,7 +22,6 @@ from lightning_sfl.allocation import Allocation
 from lightning_sfl.attendance import Attendance, EverybodyIsThere
 from lightning_sfl.clients import Shard
 from lightning_sfl.cut.find import unknown_submodule
-from lightning_sfl.cut.split import Split
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.data.client_loaders import partition_of
 from lightning_sfl.data.loader import ClientLoader, client_loader
@@ -179,16 +178,6 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self._parties: PartySteps | None = None
         self._shows_every_step = False
         self._is_first_step = False
-
-    @property
-    def splits(self) -> dict[str, Split]:
-        """Whose is what at every cut used so far, by cut; empty before the first step, and without a cut."""
-        return {} if self._rounds is None else dict(self._rounds.known.splits)
-
-    @property
-    def rounds(self) -> int:
-        """Rounds begun in this fit."""
-        return 0 if self._rounds is None else self._rounds.count
 
     # Set-up
 

@@ -6,14 +6,22 @@ from typing import Literal
 import numpy as np
 
 from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
-from lightning_sfl.world.channel import Channel
-from lightning_sfl.world.cost import Machines, StepCost, step_cost
-from lightning_sfl.world.load import RoundLoad, StepLoad, round_load, step_load, whole_of
-from lightning_sfl.world.participation import Participation
-from lightning_sfl.world.parts import FleetArrays, ServerValues
-from lightning_sfl.world.profile import Profile
-from lightning_sfl.world.round_cost import ClosingCost, OpeningCost, RoundCost, closing_cost, opening_cost, round_cost
-from lightning_sfl.world.rules import Rule, rule_of
+from lightning_sfl.world.channel.channel import Channel
+from lightning_sfl.world.cost.load import RoundLoad, StepLoad, round_load, step_load, whole_of
+from lightning_sfl.world.cost.participation import Participation
+from lightning_sfl.world.cost.round_cost import (
+    ClosingCost,
+    OpeningCost,
+    RoundCost,
+    closing_cost,
+    opening_cost,
+    round_cost,
+)
+from lightning_sfl.world.cost.rules import Rule, rule_of
+from lightning_sfl.world.cost.step_cost import Machines, StepCost, step_cost
+from lightning_sfl.world.devices.fleet import Fleet
+from lightning_sfl.world.devices.server import Server
+from lightning_sfl.world.model.profile import Profile
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,9 +64,9 @@ class World:
     """
 
     profile: Profile
-    fleet: FleetArrays
+    fleet: Fleet
     channel: Channel
-    server: ServerValues
+    server: Server
     algorithm: str = "splitfed_shared"
     aggregate_every: int = 1
     probes: int | None = None
@@ -79,34 +87,34 @@ class World:
     def step(self, who: Participation, *, round: int = 0, start_s: float | FloatArray = 0.0) -> StepCost:
         """What one mini-batch of every client costs."""
         load = self.step_load(who)
-        return step_cost(load, self._machines, self._rule, who.controls, round=round, start_s=start_s)
+        return step_cost(load, self.machines, self.rule, who.controls, round=round, start_s=start_s)
 
     def opening(self, who: Participation, ends: Ends = USUAL, *, round: int = 0, start_s: float = 0.0) -> OpeningCost:
         """What a round's beginning costs."""
         load = self.round_load(who, ends)
-        return opening_cost(load, self._machines, self._rule, who.controls, round=round, start_s=start_s)
+        return opening_cost(load, self.machines, self.rule, who.controls, round=round, start_s=start_s)
 
     def closing(
         self, who: Participation, ends: Ends = USUAL, *, round: int = 0, start_s: float | FloatArray = 0.0
     ) -> ClosingCost:
         """What a round's end costs."""
         load = self.round_load(who, ends)
-        return closing_cost(load, self._machines, self._rule, who.controls, round=round, start_s=start_s)
+        return closing_cost(load, self.machines, self.rule, who.controls, round=round, start_s=start_s)
 
     def round(self, who: Participation, ends: Ends = USUAL, *, round: int = 0, start_s: float = 0.0) -> RoundCost:
         """What a whole round costs, ``aggregate_every`` mini-batches of every client and what is sent before and after.
 
         A round of ``split_learning`` is one client's turn.
         """
-        if self._rule.hands_on and len(who.clients) > 1:
+        if self.rule.hands_on and len(who.clients) > 1:
             raise ValueError(
                 f"clients={who.clients!r} is not accepted: a round of {self.algorithm} is one client's turn."
             )
         return round_cost(
             self.step_load(who),
             self.round_load(who, ends),
-            self._machines,
-            self._rule,
+            self.machines,
+            self.rule,
             who.controls,
             steps=self.aggregate_every,
             round=round,
@@ -158,17 +166,19 @@ class World:
         )
         return dataclasses.replace(load, aggregation_flop=self.flop_per_mac / 2 * load.aggregation_flop)
 
+    def memory_at(self, cut: IntArray, batch_size: IntArray) -> FloatArray:
+        """What training takes at most of the memory of clients that cut there, (K,)."""
+        if not self.rule.uses_cut:
+            return whole_of(self.profile).training_memory_byte(np.zeros_like(cut), batch_size)
+        if self.rule.zeroth_order:
+            return self.profile.forward_memory_byte(cut, batch_size)
+        return self.profile.training_memory_byte(cut, batch_size)
+
     def memory_byte(self, batch_size: IntArray) -> FloatArray:
         """What training takes at most of a client's memory: one row per batch size, one column per cut."""
         sizes, place = np.unique(batch_size, return_inverse=True)
         cuts = np.arange(len(self.profile.cuts))
-        cut, size = np.tile(cuts, len(sizes)), np.repeat(sizes, len(cuts))
-        if not self._rule.uses_cut:
-            byte = whole_of(self.profile).training_memory_byte(np.zeros_like(cut), size)
-        elif self._rule.zeroth_order:
-            byte = self.profile.forward_memory_byte(cut, size)
-        else:
-            byte = self.profile.training_memory_byte(cut, size)
+        byte = self.memory_at(np.tile(cuts, len(sizes)), np.repeat(sizes, len(cuts)))
         found: FloatArray = byte.reshape(len(sizes), len(cuts))[place]
         return found
 
@@ -184,7 +194,7 @@ class World:
         if not fits.any(axis=1).all():
             first = int(fits.any(axis=1).argmin())
             least = int(needed[first].argmin())
-            where = f"at the cut that takes least, {self.profile.cuts[least]!r}," if self._rule.uses_cut else "here"
+            where = f"at the cut that takes least, {self.profile.cuts[least]!r}," if self.rule.uses_cut else "here"
             raise ValueError(
                 f"memory_byte={held[first]:.0f} of client {clients[first]} is too little: {self.algorithm} with"
                 f" batch_size={batch_size[first]} takes {needed[first, least]:.0f} {where} so it fits nowhere. Accepted"
@@ -193,11 +203,13 @@ class World:
         return fits
 
     @property
-    def _rule(self) -> Rule:
+    def rule(self) -> Rule:
+        """What its algorithm does."""
         return rule_of(self.algorithm)
 
     @property
-    def _machines(self) -> Machines:
+    def machines(self) -> Machines:
+        """Who computes, and what lies between them."""
         return Machines(fleet=self.fleet, channel=self.channel, server=self.server)
 
     def _check(self, who: Participation) -> None:
@@ -206,7 +218,8 @@ class World:
         devices, cuts = len(fleet.clock_hz), len(self.profile.cuts)
         known = (who.clients >= 0) & (who.clients < devices)
         who.refuse("clients", who.clients, known, f"one of the fleet's {devices} devices, counted from 0")
-        who.refuse("cut", who.cut, (who.cut >= 0) & (who.cut < cuts), f"one of {cuts} cuts, counted from 0")
+        if self.rule.uses_cut:
+            who.refuse("cut", who.cut, (who.cut >= 0) & (who.cut < cuts), f"one of {cuts} cuts, counted from 0")
         if (power := controls.power_watt) is not None:
             most = fleet.transmit_power_watt[who.clients]
             who.refuse("power_watt", power, (power > 0) & ~(power > most), "above 0 and at most its device's")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from world_cases import HandFleet, numbers, who, whole, world
 
-from lightning_sfl.world.cost import Controls
-from lightning_sfl.world.rules import RULES
+from lightning_sfl.world.cost.rules import RULES
+from lightning_sfl.world.cost.step_cost import Controls
 from lightning_sfl.world.world import Ends
 
 

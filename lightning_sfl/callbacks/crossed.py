@@ -1,0 +1,55 @@
+"""What crossed the link since one last looked, by client and by the stage that it belongs to."""
+
+import dataclasses
+
+import numpy as np
+
+from lightning_sfl.link.message import MessageKind
+from lightning_sfl.link.meter import Meter
+from lightning_sfl.world.arrays import FloatArray, IntArray
+
+_OF_ROUNDS = (MessageKind.BROADCAST, MessageKind.CLIENT_UPDATE, MessageKind.OPTIMIZER_STATE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Crossed:
+    """Payload bits; entry i of every array is the i-th client.
+
+    Attributes:
+        step_up: In steps, from the client: smashed data, labels, masks.
+        step_down: In steps, to it: cut gradients.
+        round_up: At a round's end, from it: its update, with optimizer state.
+        round_down: At a round's beginning, to it: the broadcast, with optimizer state.
+        handed_over: Between the servers, since cuts moved; one number.
+    """
+
+    step_up: FloatArray
+    step_down: FloatArray
+    round_up: FloatArray
+    round_down: FloatArray
+    handed_over: float
+
+
+class CrossedSince:
+    """Looks at a meter again and again."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._seen: dict[int, dict[tuple[MessageKind, bool], int]] = {}
+        self._handed_over = 0
+
+    def look(self, clients: IntArray) -> Crossed:
+        """What these clients sent and received since the last look at them."""
+        bits = np.zeros((4, len(clients)))
+        for place, client in enumerate(clients.tolist()):
+            now = self._meter.payload_bit_of(client)
+            before = self._seen.get(client, {})
+            for (kind, is_uplink), bit in now.items():
+                row = 2 * (kind in _OF_ROUNDS) + (not is_uplink)
+                bits[row, place] += bit - before.get((kind, is_uplink), 0)
+            self._seen[client] = now
+        handed_over = self._meter.total(MessageKind.MOVED_LAYERS).payload_bit
+        self._handed_over, since = handed_over, handed_over - self._handed_over
+        return Crossed(
+            step_up=bits[0], step_down=bits[1], round_up=bits[2], round_down=bits[3], handed_over=float(since)
+        )

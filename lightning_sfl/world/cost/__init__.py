@@ -1,0 +1,1 @@
+"""What steps and rounds cost: seconds, joules, bits, and who waits for whom."""

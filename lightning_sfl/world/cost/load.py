@@ -1,0 +1,220 @@
+"""What a step and a round ask of everybody, in operations and bits: pure functions of the profile and the cuts."""
+
+import dataclasses
+
+import numpy as np
+
+from lightning_sfl.world.arrays import FloatArray, IntArray
+from lightning_sfl.world.cost.rules import rule_of
+from lightning_sfl.world.model.profile import Profile, at
+
+SCALAR_BIT = 32
+"""One probe's result, a float32 (HO-SFL, arXiv 2603.14773)."""
+
+SEED_BIT = 64
+"""One probe's seed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class StepLoad:
+    """What one step asks; entry i of every array is the i-th of those that take part. 0 where a stage does not exist.
+
+    Attributes:
+        clients: Who takes part.
+        client_forward_flop: Before the uplink.
+        client_backward_flop: After the downlink; a zeroth-order client's probes.
+        server_flop: Forward and backward, for this client's batch.
+        uplink_bit: Payload up.
+        downlink_bit: Payload down.
+    """
+
+    clients: IntArray
+    client_forward_flop: FloatArray
+    client_backward_flop: FloatArray
+    server_flop: FloatArray
+    uplink_bit: FloatArray
+    downlink_bit: FloatArray
+
+    def of(self, entries: IntArray) -> "StepLoad":
+        """The load of some of them."""
+        return StepLoad(**{field.name: getattr(self, field.name)[entries] for field in dataclasses.fields(self)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class RoundLoad:
+    """What a round's beginning and end ask; entry i of every array is the i-th of those that take part.
+
+    Attributes:
+        clients: Who takes part.
+        update_bit: What a client uploads at the end.
+        broadcast_bit: What it is sent at the beginning.
+        resplit_up_bit: Layers that it uploads then because its cut has become shallower.
+        resplit_down_bit: Layers that it is sent then because its cut has become deeper.
+        inter_server_bit: The client's own layers on the server, to the federation server at the end, back at the
+            beginning.
+        handover_bit: Layers that the two servers exchange at the beginning because the deepest cut moved.
+        aggregation_flop: Averaging, per client averaged.
+    """
+
+    clients: IntArray
+    update_bit: FloatArray
+    broadcast_bit: FloatArray
+    resplit_up_bit: FloatArray
+    resplit_down_bit: FloatArray
+    inter_server_bit: FloatArray
+    handover_bit: float
+    aggregation_flop: FloatArray
+
+
+def step_load(
+    profile: Profile,
+    *,
+    cut: IntArray,
+    batch_size: IntArray,
+    clients: IntArray,
+    algorithm: str,
+    bits: FloatArray | None = None,
+    probes: int | None = None,
+) -> StepLoad:
+    """What one mini-batch of every client asks.
+
+    Without a cut (``fedavg``) the client computes the whole model, whatever ``cut`` says, and nothing crosses. A
+    zeroth-order client runs 1 + P times forward and never backward, and uplink and downlink carry P scalars and P seeds
+    besides (HO-SFL, arXiv 2603.14773; the cost model is a reconstruction). Its scalars, which cross after the probes,
+    are counted with the smashed data, and the mean that comes back with the cut gradient. Where nothing before the cut
+    is trained it has nothing to probe.
+
+    Args:
+        profile: The model.
+        cut: Each client's cut, an index into the profile's cuts.
+        batch_size: Its samples.
+        clients: Who they are.
+        algorithm: The algorithm.
+        bits: Bits per element of smashed data and cut gradients where a codec makes them fewer; None: as computed.
+        probes: P, for zeroth-order clients.
+    """
+    rule = rule_of(algorithm)
+    rule.check_probes(probes)
+    if not rule.uses_cut:
+        whole, nothing = whole_of(profile), np.zeros(len(clients))
+        return StepLoad(
+            clients=clients,
+            client_forward_flop=at(whole.client_forward_flop[0], batch_size),
+            client_backward_flop=at(whole.client_backward_flop[0], batch_size),
+            server_flop=nothing,
+            uplink_bit=nothing,
+            downlink_bit=nothing,
+        )
+    forward = at(profile.client_forward_flop[cut], batch_size)
+    backward = at(profile.client_backward_flop[cut], batch_size)
+    server = at(profile.server_forward_flop[cut] + profile.server_backward_flop[cut], batch_size)
+    uplink = at(profile.smashed_bit[cut], batch_size)
+    downlink = at(profile.cut_gradient_bit[cut], batch_size)
+    trains = downlink > 0
+    if bits is not None:
+        # A cut gradient has as many elements as the smashed data it belongs to.
+        uplink = at(profile.smashed_element[cut], batch_size) * bits
+        downlink = np.where(trains, uplink, 0.0)
+    uplink = uplink + at(profile.beside_bit[cut], batch_size)
+    if probes is not None:
+        backward = np.where(trains, probes * forward, 0.0)
+        uplink = uplink + np.where(trains, SCALAR_BIT * probes, 0.0)
+        downlink = downlink + np.where(trains, (SCALAR_BIT + SEED_BIT) * probes, 0.0)
+    return StepLoad(
+        clients=clients,
+        client_forward_flop=forward,
+        client_backward_flop=backward,
+        server_flop=server,
+        uplink_bit=uplink,
+        downlink_bit=downlink,
+    )
+
+
+def round_load(
+    profile: Profile,
+    *,
+    cut: IntArray,
+    clients: IntArray,
+    algorithm: str,
+    optimizer_state: bool = True,
+    first: bool = False,
+    previous_cut: IntArray | None = None,
+    deepest: int | None = None,
+    previous_deepest: int | None = None,
+) -> RoundLoad:
+    """What a round's beginning and end ask.
+
+    A client is sent its layers at the cut of the round and uploads them at the end, so where a cut has moved, the
+    layers that moved are in the broadcast. Given ``previous_cut``, they are a stage of their own, as in ASFL (arXiv
+    2603.04437; a reconstruction): the broadcast ends the round before, at the cut that was in force; then a client
+    whose cut is deeper now is sent the layers it lacks (together the same bits as one broadcast), and one whose cut is
+    shallower uploads the layers it gives up.
+
+    A client's own layers on the server, those between its cut and the deepest (non-common in HASFL, arXiv 2506.08426;
+    ``splitfed_v1``: all the server's), travel between the servers. Their bits are what the client shard at the deepest
+    cut (the whole model) has more. Averaging takes a multiplication and an addition per trained parameter of theirs;
+    optimizer state and buffers are not counted.
+
+    Args:
+        profile: The model.
+        cut: Each client's cut, an index into the profile's cuts.
+        clients: Who they are.
+        algorithm: The algorithm.
+        optimizer_state: Whether optimizer state goes with the weights and is averaged.
+        first: Whether it is a run's first round: there is no state to be broadcast yet.
+        previous_cut: Where each client cut in the round before; None: no stage of its own for layers that move.
+        deepest: The deepest cut of all registered clients; None: of these.
+        previous_deepest: The same for the round before; None: it did not move.
+    """
+    rule = rule_of(algorithm)
+    whole = whole_of(profile)
+    shard_bit, whole_bit = _sent_bit(profile, optimizer_state), _sent_bit(whole, optimizer_state)[0]
+    with_state = optimizer_state and not first
+    broadcast_bit, whole_broadcast_bit = _sent_bit(profile, with_state), _sent_bit(whole, with_state)[0]
+    last = int(cut.max()) if deepest is None else deepest
+    if last < cut.max():
+        raise ValueError(f"deepest={deepest} is not accepted: a client cuts at {cut.max()}, which is deeper.")
+    nothing = np.zeros(len(clients))
+    up = down = nothing
+    if previous_cut is not None and rule.uses_cut:
+        up = np.maximum(shard_bit[previous_cut] - shard_bit[cut], 0.0)
+        down = np.maximum(shard_bit[cut] - shard_bit[previous_cut], 0.0)
+    if not rule.sends_weights:
+        update = broadcast = own = nothing
+    elif not rule.uses_cut:
+        update, broadcast, own = np.full(len(clients), whole_bit), np.full(len(clients), whole_broadcast_bit), nothing
+    else:
+        update = shard_bit[cut]
+        broadcast = broadcast_bit[cut if previous_cut is None else previous_cut]
+        own = (whole_bit if rule.server_replicas else shard_bit[last]) - shard_bit[cut]
+    averages_whole = rule.server_replicas or not rule.uses_cut
+    averaged = whole.update_parameters[0] if averages_whole else profile.update_parameters[last]
+    handover = 0.0
+    if previous_deepest is not None and rule.uses_cut and rule.sends_weights and not rule.server_replicas:
+        handover = abs(float(shard_bit[last] - shard_bit[previous_deepest]))
+    return RoundLoad(
+        clients=clients,
+        update_bit=update,
+        broadcast_bit=broadcast,
+        resplit_up_bit=up,
+        resplit_down_bit=down,
+        inter_server_bit=own,
+        handover_bit=handover,
+        aggregation_flop=np.full(len(clients), 2.0 * averaged) if rule.averages else nothing,
+    )
+
+
+def whole_of(profile: Profile) -> Profile:
+    """The profile of the uncut model, which that one is itself."""
+    if profile.whole is not None:
+        return profile.whole
+    if len(profile.cuts) > 1:
+        raise ValueError(
+            f"Profile(whole=None) with {len(profile.cuts)} cuts is not accepted: it needs the whole model's."
+        )
+    return profile
+
+
+def _sent_bit(profile: Profile, with_state: bool) -> FloatArray:
+    """What an update or a broadcast has at every cut."""
+    return profile.update_bit + profile.optimizer_state_bit if with_state else profile.update_bit

@@ -1,0 +1,1 @@
+"""The clients' devices and the server."""

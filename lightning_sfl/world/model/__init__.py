@@ -1,0 +1,1 @@
+"""The model as the world sees it: what every cut computes, holds and sends."""

@@ -1,0 +1,152 @@
+"""One training step in a ledger, with the places of the cuts marked on it: the clients' and the server's shares."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.utils._pytree import tree_flatten
+
+from lightning_sfl.cut.find import loss_of
+from lightning_sfl.cut.split import Split
+from lightning_sfl.world.arrays import BoolArray, FloatArray
+from lightning_sfl.world.model.ledger import Ledger
+
+
+@dataclasses.dataclass(frozen=True)
+class Crossed:
+    """What crosses up at a cut.
+
+    Attributes:
+        reached: The operations that had run when the cut module returned.
+        element: Its elements.
+        bit: Their bits.
+        gradient_bit: The bits of the gradient that comes back; 0 where nothing before the cut is trained.
+        gates: The autograd nodes that the gradient comes back to.
+        storages: Where the ledger has it.
+    """
+
+    reached: int
+    element: int
+    bit: int
+    gradient_bit: int
+    gates: tuple[Node, ...]
+    storages: frozenset[int]
+
+
+WHOLE = ""
+"""In place of a cut: the client computes everything."""
+
+
+class DryRun:
+    """One step with its backward pass, as a ledger saw it.
+
+    Args:
+        module: The module; weightless, or a copy that may be written to.
+        splits: The cuts.
+        step: Runs one training step and returns its loss.
+        trains: Whether gradients are kept and the backward pass runs; else the forward pass alone.
+    """
+
+    def __init__(
+        self, module: nn.Module, splits: Mapping[str, Split], step: Callable[[], object], *, trains: bool
+    ) -> None:
+        self._ledger = Ledger()
+        self.crossed: dict[str, Crossed] = {}
+        self._behind: dict[str, set[Node]] = {}
+        with self._ledger.keeping(), self._marked(module, splits), torch.set_grad_enabled(trains):
+            loss = loss_of(step())
+            self.forward_time = self._ledger.time
+            gates = () if loss.grad_fn is None else (loss.grad_fn,)
+            self.crossed[WHOLE] = Crossed(self.forward_time, 0, 0, 0, gates, frozenset())
+            if trains:
+                loss.backward()
+        self._flop = self._ledger.flop()
+        self._made = self._ledger.made()
+        for name, crossed in self.crossed.items():
+            self._behind[name] = _behind(crossed.gates)
+
+    @property
+    def time(self) -> int:
+        """How many operations have run."""
+        return self._ledger.time
+
+    def forward_flop(self, cut: str) -> tuple[float, float]:
+        """Client's and server's FLOPs of the forward pass. A client computes whatever runs until its cut."""
+        reached = self.crossed[cut].reached
+        return float(self._flop[:reached].sum()), float(self._flop[reached : self.forward_time].sum())
+
+    def backward_flop(self, cut: str) -> tuple[float, float]:
+        """Client's and server's FLOPs of the backward pass; the client's is what lies behind the cut in its graph."""
+        client = self._by_client(cut)
+        client[: self.forward_time] = False
+        whole = self._flop[self.forward_time :].sum()
+        own = self._flop[client].sum()
+        return float(own), float(whole - own)
+
+    def training_live_byte(self, cut: str) -> FloatArray:
+        """Bytes that the client's half alone holds beside its weights and batch, at every time of a step of its own.
+
+        It holds the smashed data until its backward pass ends, and in that pass the cut gradient.
+        """
+        crossed, client = self.crossed[cut], self._by_client(cut)
+        live = self._ledger.live_byte(client[self._made], crossed.storages)
+        live[self.forward_time :] += crossed.gradient_bit / 8
+        live[~client] = 0
+        return live
+
+    def forward_live_byte(self, cut: str) -> FloatArray:
+        """Bytes that the client's half holds beside its weights and batch, at every time until its cut."""
+        return self._ledger.live_byte()[: self.crossed[cut].reached]
+
+    def _by_client(self, cut: str) -> BoolArray:
+        """Whether an operation is the client's, (T,)."""
+        behind = self._behind[cut]
+        found = np.array([node in behind for node in self._ledger.nodes], dtype=bool)
+        found[: self.forward_time] = np.arange(self.forward_time) < self.crossed[cut].reached
+        return found
+
+    @contextmanager
+    def _marked(self, module: nn.Module, splits: Mapping[str, Split]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, split in splits.items():
+                hook = self._hook(name, split.smashed)
+                stack.callback(module.get_submodule(name).register_forward_hook(hook).remove)
+            yield
+
+    def _hook(self, cut: str, places: Sequence[int]) -> Callable[[nn.Module, object, object], None]:
+        def reached(_module: nn.Module, _inputs: object, output: object) -> None:
+            if cut in self.crossed:  # the backward pass computes it again, under gradient checkpointing
+                return
+            leaves = tree_flatten(output)[0]
+            smashed: list[Tensor] = [leaves[place] for place in places]
+            trained = [tensor for tensor in smashed if tensor.requires_grad]
+            self.crossed[cut] = Crossed(
+                reached=self._ledger.time,
+                element=sum(tensor.numel() for tensor in smashed),
+                bit=sum(map(_bit, smashed)),
+                gradient_bit=sum(map(_bit, trained)),
+                gates=tuple(tensor.grad_fn for tensor in trained if tensor.grad_fn is not None),
+                storages=frozenset(self._ledger.storages_of(smashed)),
+            )
+
+        return reached
+
+
+def _bit(tensor: Tensor) -> int:
+    return 8 * tensor.numel() * tensor.element_size()
+
+
+def _behind(gates: Sequence[Node]) -> set[Node]:
+    """The autograd nodes that a gradient arriving at the gates goes through."""
+    found: set[Node] = set()
+    stack = list(gates)
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend(before for before, _ in node.next_functions if before is not None)
+    return found
