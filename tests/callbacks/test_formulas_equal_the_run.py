@@ -1,0 +1,163 @@
+"""What the world expects of steps and rounds, against what the link meters and torch counts in a real fit."""
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+from sfl_models import BERT, GPT2, KINDS, MLP, RESNET, Kind, adamw, fit, sgd
+from torch.nn.functional import pad
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_sfl import Allocation, SplitFederatedStrategy
+from lightning_sfl.callbacks import EfficiencyMonitor
+from lightning_sfl.link.message import MessageKind
+from lightning_sfl.world.cost.participation import Participation
+from lightning_sfl.world.world import Ends, World
+
+STEP_UP = (MessageKind.SMASHED, MessageKind.LABEL, MessageKind.MASK, MessageKind.INPUT)
+DOWN = (MessageKind.BROADCAST, False), (MessageKind.OPTIMIZER_STATE, False)
+UP = (MessageKind.CLIENT_UPDATE, True), (MessageKind.OPTIMIZER_STATE, True)
+
+
+class Expects(pl.Callback):
+    """Compares, after every step and client by client, the bits that the formula expects with those metered."""
+
+    def __init__(self, monitor: EfficiencyMonitor, *, with_state: bool) -> None:
+        self.monitor = monitor
+        self.with_state = with_state
+        self.before: dict[int, dict] = {}
+        self.previous_deepest = None
+        self.moved = 0
+        self.compared = set()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        world, strategy = self.monitor.world, trainer.strategy
+        metered = {client: strategy.link.meter.payload_bit_of(client) for client in batch.participants}
+        seen = {client: counts - self.before.get(client, type(counts)()) for client, counts in metered.items()}
+        self.before |= metered
+        self.step(world, strategy, batch, seen)
+        self.round(world, strategy, batch, seen)
+
+    def step(self, world: World, strategy, batch, seen):
+        clients = np.array(list(batch))
+        load = world.step_load(who(world, strategy, clients, batch.sizes()))
+        for place, client in enumerate(clients.tolist()):
+            up = sum(bit for (kind, uplink), bit in seen[client].items() if uplink and kind in STEP_UP)
+            assert up == load.uplink_bit[place]
+            assert seen[client][MessageKind.CUT_GRADIENT, False] == load.downlink_bit[place]
+            self.compared |= {"step"} if up else set()
+
+    def round(self, world: World, strategy, batch, seen):
+        clients = np.array(batch.participants)
+        deepest = int(world.profile.index(strategy.cuts.names).max()) if world.rule.uses_cut else None
+        begins = any(seen[client][DOWN[0]] for client in seen)
+        named = None if deepest is None else world.profile.cuts[deepest]
+        moves = begins and self.previous_deepest not in (None, named)
+        previous = int(world.profile.index([self.previous_deepest])[0]) if moves else None
+        ends = Ends(optimizer_state=self.with_state, first=batch.round == 0, deepest=deepest, previous_deepest=previous)
+        load = world.round_load(who(world, strategy, clients, {}), ends)
+        for place, client in enumerate(clients.tolist()):
+            if begins:
+                assert sum(seen[client][key] for key in DOWN) == load.broadcast_bit[place]
+                self.compared.add("broadcast")
+            if batch.closes_round:
+                assert sum(seen[client][key] for key in UP) == load.update_bit[place]
+                self.compared.add("update")
+        if begins:
+            self.previous_deepest = named
+            self.moved += load.handover_bit
+        assert strategy.link.meter.total(MessageKind.MOVED_LAYERS).payload_bit == self.moved
+
+
+def who(world: World, strategy, clients, sizes) -> Participation:
+    cuts = [strategy.cuts.of(client) for client in clients.tolist()]
+    return Participation(
+        clients=clients,
+        cut=world.profile.index(cuts) if world.rule.uses_cut else np.zeros_like(clients),
+        batch_size=np.array([sizes.get(client, 1) for client in clients.tolist()]),
+    )
+
+
+def loader(kind: Kind, size: int, batch_size: int) -> DataLoader:
+    """Texts are padded to one length: formulas are for samples of one shape."""
+    plain = kind.loader(size, batch_size)
+
+    def collate(records):
+        batch = plain.collate_fn(records)
+        if not isinstance(batch, dict):
+            return batch
+        ends = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+        return {k: pad(v, (0, 8 - v.shape[1]), value=ends[k]) if v.ndim == 2 else v for k, v in batch.items()}
+
+    return DataLoader(plain.dataset, batch_size=batch_size, collate_fn=collate)
+
+
+def run(kind: Kind, make_optimizer=sgd, *, callbacks=(), **options):
+    monitor = EfficiencyMonitor()
+    expects = Expects(monitor, with_state=options.get("client_optimizer_state", "average") == "average")
+    strategy = SplitFederatedStrategy(**{"num_clients": 4, "server_inputs": kind.server_inputs, **options})
+    joined = [monitor, expects, *callbacks]
+    fit(kind.module(make_optimizer), loader(kind, 30, 4), strategy, max_epochs=2, callbacks=joined)
+    return expects
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_bits_of_every_kind_of_model(kind):
+    """Short last batches, masks and labels included."""
+    expects = run(kind, adamw, cut=kind.cuts[-1], aggregate_every=2)
+    assert expects.compared == {"step", "broadcast", "update"}
+
+
+@pytest.mark.parametrize("algorithm", ["splitfed_v1", "splitfed_v2", "split_learning", "fedavg"])
+@pytest.mark.parametrize("state", ["average", "reset", "keep"])
+def test_bits_of_every_algorithm(algorithm, state):
+    cut = {} if algorithm == "fedavg" else {"cut": "model.1"}
+    expects = run(
+        RESNET, adamw, algorithm=algorithm, client_optimizer_state=state, clients_per_round=3, aggregate_every=3, **cut
+    )
+    assert expects.compared == ({"step"} if cut else set()) | {"broadcast", "update"}
+
+
+class Moves(pl.Callback):
+    """Other cuts and batch sizes from the second round on, and from the fourth."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        cuts = {0: [0, 1, 2, 0], 2: [0, 1, 0, 1]}.get(batch.round)
+        if batch.closes_round and cuts:
+            named = [f"model.{place}" for place in cuts]
+            trainer.strategy.allocate(Allocation(cut=named, batch_size=[1, 2, 3, 4]))
+
+
+@pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v1"])
+def test_bits_where_cuts_differ_and_move(algorithm):
+    """The deepest cut goes from the second module to the third and back; V1 shares no layer that could change hands."""
+    expects = run(RESNET, sgd, cut="model.1", algorithm=algorithm, callbacks=[Moves()])
+    assert expects.compared == {"step", "broadcast", "update"}
+    assert (expects.moved > 0) == (algorithm == "splitfed_shared")
+    assert len(expects.monitor.world.profile.cuts) == 3
+
+
+class Counts(pl.Callback):
+    """Counts the FLOPs of a step; it stands before the monitor, whose own runs are not to count."""
+
+    flop = 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.counter = FlopCounterMode(display=False)
+        self.counter.__enter__()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.counter.__exit__(None, None, None)
+        self.flop, self.batch = self.counter.get_total_flops(), batch
+
+
+@pytest.mark.parametrize("kind", [RESNET, MLP, GPT2, BERT], ids=lambda kind: kind.name)
+def test_flops_are_those_of_a_real_step(kind):
+    """Every client's forward and backward pass with the server's, counted by torch in the second step of a fit: the
+    first one checks the cut as well."""
+    monitor, counts = EfficiencyMonitor(), Counts()
+    strategy = SplitFederatedStrategy(cut=kind.cuts[1], num_clients=3, server_inputs=kind.server_inputs)
+    fit(kind.module(sgd), loader(kind, 24, 4), strategy, max_steps=2, max_epochs=1, callbacks=[counts, monitor])
+
+    load = monitor.world.step_load(who(monitor.world, strategy, np.arange(3), counts.batch.sizes()))
+    assert counts.flop == (load.client_forward_flop + load.client_backward_flop + load.server_flop).sum() > 0
