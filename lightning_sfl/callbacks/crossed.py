@@ -48,7 +48,7 @@ class CrossedSince:
                 row = 2 * (kind in _OF_ROUNDS) + (not is_uplink)
                 bits[row, place] += bit - before.get((kind, is_uplink), 0)
             self._seen[client] = now
-        handed_over = self._meter.total(MessageKind.MOVED_LAYERS).payload_bit
+        handed_over = self._meter.payload_bit_of(None).total()
         self._handed_over, since = handed_over, handed_over - self._handed_over
         return Crossed(
             step_up=bits[0], step_down=bits[1], round_up=bits[2], round_down=bits[3], handed_over=float(since)

@@ -34,7 +34,7 @@ class Meter:
         self._messages: Counter[tuple[MessageKind, bool]] = Counter()
         self._payload_bit: Counter[tuple[MessageKind, bool]] = Counter()
         self._framing_bit: Counter[tuple[MessageKind, bool]] = Counter()
-        self._by_client: dict[int, Counter[tuple[MessageKind, bool]]] = {}
+        self._by_client: dict[int | None, Counter[tuple[MessageKind, bool]]] = {}
 
     def count(self, message: Message) -> None:
         """Add one message."""
@@ -43,8 +43,7 @@ class Meter:
         payload_bit = message.payload_bit
         self._payload_bit[key] += payload_bit
         self._framing_bit[key] += message.framing_bit
-        if (client := message.client) is not None:
-            self._by_client.setdefault(client, Counter())[key] += payload_bit
+        self._by_client.setdefault(message.client, Counter())[key] += payload_bit
 
     def total(self, kind: MessageKind | None = None, *, uplink: bool | None = None) -> Traffic:
         """What crossed since the start.
@@ -62,8 +61,8 @@ class Meter:
             framing_bit=sum(self._framing_bit[key] for key in keys),
         )
 
-    def payload_bit_of(self, client: int) -> Counter[tuple[MessageKind, bool]]:
-        """Payload bits that a client sent and received since the start, by (kind, is uplink); a copy."""
+    def payload_bit_of(self, client: int | None) -> Counter[tuple[MessageKind, bool]]:
+        """Payload bits that a client (None: servers among themselves) exchanged, by (kind, is uplink); a copy."""
         return Counter(self._by_client.get(client, {}))
 
     def by_kind(self) -> dict[tuple[MessageKind, bool], Traffic]:

@@ -66,7 +66,7 @@ class Expects(pl.Callback):
         if begins:
             self.previous_deepest = named
             self.moved += load.handover_bit
-        assert strategy.link.meter.total(MessageKind.MOVED_LAYERS).payload_bit == self.moved
+        assert strategy.link.meter.payload_bit_of(None).total() == self.moved
 
 
 def who(world: World, strategy, clients, sizes) -> Participation:

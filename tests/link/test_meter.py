@@ -80,7 +80,7 @@ def test_traffic_adds_up_and_knows_its_bytes():
 
 
 def test_what_a_client_sent_and_received_is_counted_by_itself():
-    """What goes between servers is nobody's; what is given is a copy."""
+    """What goes between servers is no client's; what is given is a copy."""
     moved = make(MessageKind.MOVED_LAYERS, "server", "fed_server", 5)
     meter = metered(UP, DOWN, STATE_UP, UP, STATE_DOWN, moved)
     assert meter.payload_bit_of(0) == {
@@ -89,5 +89,6 @@ def test_what_a_client_sent_and_received_is_counted_by_itself():
     }
     assert meter.payload_bit_of(1).total() == 32 * 3
     assert meter.payload_bit_of(7) == {}
+    assert meter.payload_bit_of(None) == {(MessageKind.MOVED_LAYERS, False): 32 * 5}
     meter.payload_bit_of(0).clear()
     assert meter.payload_bit_of(0).total() == 32 * 40
