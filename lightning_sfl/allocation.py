@@ -1,6 +1,7 @@
 """What a policy or a user decides about the clients: a struct of arrays with one entry per registered client."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from numbers import Real
 
@@ -12,12 +13,24 @@ class Allocation:
     Attributes:
         cut: Name of the cut module of every registered client.
         batch_size: Samples per step of every registered client; one with fewer samples uses all it has.
+        bits: Bits per element of every client's smashed data and cut gradient.
+        transmit_power_watt: Transmit power of every client's simulated device.
+        clock_hz: Its clock.
+        bandwidth_hz: Its bandwidth towards the server.
     """
 
     cut: Sequence[str] | None = None
     batch_size: Sequence[int] | None = None
+    bits: Sequence[float] | None = None
+    transmit_power_watt: Sequence[float] | None = None
+    clock_hz: Sequence[float] | None = None
+    bandwidth_hz: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("bits", "transmit_power_watt", "clock_hz", "bandwidth_hz"):
+            values = getattr(self, name)
+            if values is not None and not _are_positive(values):
+                raise ValueError(f"{name}={values!r} is not accepted: give one number above 0 per registered client.")
         if self.cut is not None and not _are_names(self.cut):
             raise ValueError(f"cut={self.cut!r} is not accepted: give one module name per registered client.")
         if self.batch_size is not None and not _are_sizes(self.batch_size):
@@ -42,6 +55,10 @@ def _are_names(value: object) -> bool:
 
 def _are_sizes(value: object) -> bool:
     return isinstance(value, Iterable) and all(_is_size(size) for size in value)
+
+
+def _are_positive(values: object) -> bool:
+    return isinstance(values, Iterable) and all(isinstance(v, Real) and 0 < float(v) < math.inf for v in values)
 
 
 def _is_size(value: object) -> bool:

@@ -11,7 +11,7 @@ from lightning_sfl.world.cost.clock import Clock
 from lightning_sfl.world.cost.load import RoundLoad, StepLoad
 from lightning_sfl.world.cost.participation import Participation
 from lightning_sfl.world.cost.round_cost import ClosingCost, OpeningCost, closing_cost, opening_cost
-from lightning_sfl.world.cost.step_cost import StepCost, step_cost
+from lightning_sfl.world.cost.step_cost import Controls, StepCost, step_cost
 from lightning_sfl.world.world import Ends, World
 
 Part = OpeningCost | StepCost | ClosingCost
@@ -30,6 +30,7 @@ class Happened:
         present: Whether it is not lost.
         closes_round: Whether this is the round's last step.
         crossed: What crossed.
+        controls: Power, clock and bandwidth of their devices.
     """
 
     round: int
@@ -40,6 +41,7 @@ class Happened:
     present: BoolArray
     closes_round: bool
     crossed: Crossed
+    controls: Controls
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,7 +135,7 @@ def _step(world: World, happened: Happened, clock: Clock) -> StepCost | None:
     if uses_cut:
         load = _as_metered(load, crossed.step_up[some], crossed.step_down[some])
     start_s = clock.start_s(who.clients)
-    return step_cost(load, world.machines, world.rule, round=happened.round, start_s=start_s)
+    return step_cost(load, world.machines, world.rule, who.controls, round=happened.round, start_s=start_s)
 
 
 def _as_metered(load: StepLoad, up_bit: FloatArray, down_bit: FloatArray) -> StepLoad:
@@ -157,7 +159,8 @@ def _opening(world: World, happened: Happened, clock: Clock) -> OpeningCost | No
         broadcast_bit=sent[some],
         handover_bit=happened.crossed.handed_over,
     )
-    return opening_cost(load, world.machines, world.rule, round=happened.round, start_s=clock.seconds)
+    controls = happened.controls.of(some)
+    return opening_cost(load, world.machines, world.rule, controls, round=happened.round, start_s=clock.seconds)
 
 
 def _closing(world: World, happened: Happened, clock: Clock) -> ClosingCost | None:
@@ -167,7 +170,8 @@ def _closing(world: World, happened: Happened, clock: Clock) -> ClosingCost | No
         return None
     load = dataclasses.replace(_round_load(world, happened, some), update_bit=sent[some])
     start_s = clock.start_s(load.clients)
-    return closing_cost(load, world.machines, world.rule, round=happened.round, start_s=start_s)
+    controls = happened.controls.of(some)
+    return closing_cost(load, world.machines, world.rule, controls, round=happened.round, start_s=start_s)
 
 
 def _round_load(world: World, happened: Happened, some: IntArray) -> RoundLoad:
@@ -179,6 +183,7 @@ def _some(happened: Happened, some: IntArray) -> Participation:
         clients=happened.clients[some],
         cut=happened.cut[some],
         batch_size=np.maximum(happened.batch_size[some], 1),
+        controls=happened.controls.of(some),
     )
 
 

@@ -1,7 +1,7 @@
 """A callback that lets simulated time pass while a run trains, and logs what steps and rounds cost."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -17,7 +17,9 @@ from lightning_sfl.callbacks.profiled import profile_of
 from lightning_sfl.callbacks.round_sums import RoundSums
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.strategy.split_federated import SplitFederatedStrategy
+from lightning_sfl.world.arrays import IntArray
 from lightning_sfl.world.cost.clock import Clock
+from lightning_sfl.world.cost.step_cost import Controls
 from lightning_sfl.world.environments import Environment, make_environment
 from lightning_sfl.world.world import World
 
@@ -142,6 +144,7 @@ class EfficiencyMonitor(pl.Callback):
             present=crossed.round_up > 0 if batch.closes_round else ~np.isin(clients, list(strategy.lost)),
             closes_round=batch.closes_round,
             crossed=crossed,
+            controls=_controls(strategy.controls.at(batch.round), clients),
         )
 
     def _add(self, costed: CostedStep) -> None:
@@ -196,6 +199,15 @@ def _strategy_of(trainer: pl.Trainer) -> SplitFederatedStrategy:
             f"EfficiencyMonitor does not cost a U-shape yet, cut={trainer.strategy.cut!r}: give one cut per client."
         )
     return trainer.strategy
+
+
+def _controls(given: Mapping[str, Sequence[float]], clients: IntArray) -> Controls:
+    own = {name: np.array(values)[clients] for name, values in given.items()}
+    return Controls(
+        power_watt=own.get("transmit_power_watt"),
+        clock_hz=own.get("clock_hz"),
+        bandwidth_hz=own.get("bandwidth_hz"),
+    )
 
 
 def _modelled(values: Mapping[str, float]) -> dict[str, float]:

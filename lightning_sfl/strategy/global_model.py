@@ -30,6 +30,7 @@ from lightning_sfl.strategy.checkpoints import (
     update_plateaus,
     validation_is_due,
 )
+from lightning_sfl.strategy.controls import SimulatedControls
 from lightning_sfl.strategy.cuts import Cuts
 from lightning_sfl.strategy.epoch_sums import EpochSums, epoch_sums
 from lightning_sfl.strategy.rounds import Rounds
@@ -44,6 +45,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
     _rounds: Rounds | None
     _loader: ClientLoader | None
     _server: ServerGradients | None
+    controls: SimulatedControls
     _logged_earlier: EpochSums
     _saved: dict[str, Any] | None
     _before: dict[str, Tensor]
@@ -150,6 +152,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
                 "settings": self._settings(),
                 "loader": loader,
                 "rounds": self._rounds.state_dict(),
+                "controls": self.controls.state_dict(),
                 "server_gradients": self._server.state_dict(),
                 "random": RandomState.capture().to_state(),
                 "validation_is_due": validation_is_due(self._trainer),
@@ -197,6 +200,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
         assert self._rounds is not None
         self._saved = saved
         self._rounds.load_state_dict(saved["rounds"])
+        self.controls.load_state_dict(saved["controls"])
         begin_after_a_whole_epoch(self._trainer)
         if self._loader is not None:  # made early, by a scheduler that asked for the number of steps
             with self._as_before_on_error():

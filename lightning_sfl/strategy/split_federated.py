@@ -47,6 +47,7 @@ from lightning_sfl.strategy.checks import (
     check_participants,
 )
 from lightning_sfl.strategy.client_steps import ClientSteps
+from lightning_sfl.strategy.controls import SimulatedControls
 from lightning_sfl.strategy.cuts import Cuts
 from lightning_sfl.strategy.epoch_end import ReadAtEpochEnd
 from lightning_sfl.strategy.epoch_sums import EpochSums
@@ -174,6 +175,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self._before: dict[str, Tensor] = {}
         self._open_batches: ClientBatches | None = None
         self._server = None
+        self.controls = SimulatedControls()
         self._logged_earlier = EpochSums({}, 0)
         self._parties: PartySteps | None = None
         self._shows_every_step = False
@@ -242,19 +244,23 @@ class SplitFederatedStrategy(GlobalModelStrategy):
     def allocate(self, allocation: Allocation) -> None:
         """Give clients other cuts and batch sizes from the next round on, from any callback during a fit.
 
-        Layers that change hands are messages on the link; weights, buffers and optimizer state go with them.
+        Layers that change hands are messages on the link; weights, buffers and optimizer state go with them. Power,
+        clock and bandwidth are those of simulated devices (:class:`~lightning_sfl.callbacks.EfficiencyMonitor`).
 
         Args:
             allocation: What every registered client is given.
 
         Raises:
             MisconfigurationException: There is no fit going on.
-            ValueError: There is not one entry per registered client, or the algorithm has no cut.
+            ValueError: There is not one entry per registered client, the algorithm has no cut, or bits are given, for
+                which there is no codec on the link.
             CutError: A cut is not valid, or the cuts do not lie one behind the other. Nothing is changed then.
         """
         if self._rounds is None or self._loader is None or not self._trains:
             raise MisconfigurationException("allocate() takes effect at the next round of a fit; no fit is going on.")
         allocation.check(self.num_clients)
+        if allocation.bits is not None:
+            raise ValueError("Allocation(bits=...) is not accepted: no codec on the link could send in fewer bits.")
         if allocation.cut is not None:
             if not self.algorithm.uses_cut:
                 raise ValueError(f"Allocation(cut=...) does not go with algorithm={self.algorithm.name!r}.")
@@ -265,6 +271,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             self._rounds.allocate(cuts, self._loader.next_round)
         if allocation.batch_size is not None:
             self._loader.allocate([int(size) for size in allocation.batch_size])
+        self.controls.plan(allocation, self._loader.next_round)
 
     def samples_held(self, client: int) -> int:
         """How many training samples a client holds, once the loader was dealt out."""
