@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from attacks.audit import AuditSettings, audit
 from attacks.client_half import ClientHalf
+from lightning_sfl.callbacks.efficiency import EfficiencyMonitor
 from lightning_sfl.cut.batch import first_records, named_tensors
 from lightning_sfl.cut.find import Cut, Search, search, training_step
 from lightning_sfl.link.log import MessageLog
@@ -126,6 +128,15 @@ class Run:
         splits = {cut.name: cut.split for cut in cuts}
         return profile_cuts(module, self.first_batch(most=4), splits, optimizer, step=self.step)
 
+    def simulated_per_round(self) -> tuple[float | None, float | None]:
+        """Simulated seconds, and joules of all clients; None where they are not modelled."""
+        monitor = monitor_among(self.trainer)
+        if monitor is None or monitor.clock.rounds == 0:
+            return None, None
+        clock = monitor.clock
+        joule = math.fsum([*clock.client_compute_joule.values(), *clock.client_radio_joule.values()])
+        return clock.seconds / clock.rounds, None if math.isnan(joule) else joule / clock.rounds
+
     def client_half(self, cut: Cut) -> ClientHalf:
         """The client's half as an attacker runs it."""
         module = self._precision.convert_module(self.model)
@@ -140,6 +151,12 @@ class Run:
         loader = loaders[0] if isinstance(loaders, list | tuple) else loaders
         batch = first_records(next(iter(loader)), _MOST_AUXILIARY)
         return named_tensors(batch).get(name)
+
+
+def monitor_among(trainer: pl.Trainer) -> EfficiencyMonitor | None:
+    """The trainer's callback that simulates a world, if there is one."""
+    callbacks = getattr(trainer, "callbacks", [])
+    return next((callback for callback in callbacks if isinstance(callback, EfficiencyMonitor)), None)
 
 
 def instantiate(cli: "SplitCLI", settings: Mapping[str, object]) -> Run:
@@ -197,6 +214,7 @@ def row(
     """A row of the report; without rounds nothing was trained, and nothing metered."""
     meter = None if rounds == 0 else run.strategy.link.meter
     (place,) = costs.index([cut.name])
+    seconds, joule = (None, None) if rounds == 0 else run.simulated_per_round()
     size = run.batch_size
     return CutRow(
         cut=cut.name,
@@ -209,6 +227,8 @@ def row(
         smashed_byte_per_sample=float(at(costs.smashed_bit[place], size)) / 8 / size,
         uplink_byte_per_round=None if meter is None else meter.total(uplink=True).payload_byte / rounds,
         downlink_byte_per_round=None if meter is None else meter.total(uplink=False).payload_byte / rounds,
+        simulated_s_per_round=seconds,
+        client_joule_per_round=joule,
         train_wall_s=train_wall_s,
         attack_wall_s=attack_wall_s,
         leakage=leakage,
@@ -247,6 +267,8 @@ NOTES = (
     " activations at the client's batch size, with what the backward pass and the optimizer's step take for a while.",
     "Bytes per round are payload metered on the link, summed over the participants; framing and labels' names are not"
     " in them.",
+    "Simulated time and energy are those of the environment named in the settings; energy is what all clients took to"
+    " compute and to send.",
     "Intervals are 95 % percentile bootstrap intervals over the attacked records.",
     "PSNR is capped at 100 dB. The best guess without messages is the better of mid-grey and the mean of held-out"
     " images.",

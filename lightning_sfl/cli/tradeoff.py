@@ -12,6 +12,7 @@ from lightning_sfl.cli.job import (
     instantiate,
     make_report,
     metric_of,
+    monitor_among,
     row,
     torch_threads,
     write_report,
@@ -29,7 +30,7 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
     config = cli.config["tradeoff"]
     settings = config.report
     rows: list[CutRow] = []
-    loggers = list(cli.trainer.loggers)
+    loggers, monitor = list(cli.trainer.loggers), monitor_among(cli.trainer)
     refuse_earlier_runs(output)
     cuts = chosen_cuts(cli)
     output.mkdir(parents=True, exist_ok=True)
@@ -38,6 +39,7 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
         print(f"Cut {place + 1} of {len(cuts)}: {cut.name}")
         rows.append(_train_and_attack(cli, cut, output / "cuts" / cut.name))
     strategy = config.trainer.strategy.init_args
+    simulated = {} if monitor is None else {"environment": f"{monitor.environment}, seed {monitor.seed}"}
     report = make_report(
         settings.title,
         settings.metric,
@@ -49,6 +51,7 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
             "clients": f"{strategy.num_clients}, {strategy.partition}",
             "seed": str(config.seed_everything),
             "torch threads": torch_threads(),
+            **simulated,
         },
     )
     write_report(report, output, loggers)

@@ -84,6 +84,8 @@ class CutRow:
         smashed_byte_per_sample: What crosses up per sample.
         uplink_byte_per_round: Payload all clients sent in a round, as metered on the link.
         downlink_byte_per_round: Payload all clients received in a round, as metered on the link.
+        simulated_s_per_round: Simulated time of a round; None where no world was simulated.
+        client_joule_per_round: What all clients' simulated devices took in a round; None where that is not modelled.
         train_wall_s: Wall time of the training.
         attack_wall_s: Wall time of the attack.
         leakage: What the attack recovered.
@@ -99,6 +101,8 @@ class CutRow:
     smashed_byte_per_sample: float
     uplink_byte_per_round: float | None
     downlink_byte_per_round: float | None
+    simulated_s_per_round: float | None
+    client_joule_per_round: float | None
     train_wall_s: float | None
     attack_wall_s: float
     leakage: Leakage

@@ -88,6 +88,27 @@ def test_bytes_of_a_round_are_those_that_crossed(figures):
     assert stem["uplink_byte_per_round"] == CLIENTS * (4 * 2 * 32 * 32 * 4 + 4 * 8 + shard + 22 * 4)
 
 
+def test_simulated_time_and_energy_are_in_the_report(figures):
+    """As the world costs a round at the cut; the deeper one sends less and computes more."""
+    assert figures["settings"]["environment"] == "wei_chen, seed 0"
+    for cut in figures["cuts"]:
+        assert 0 < cut["simulated_s_per_round"] < 1
+        assert 0 < cut["client_joule_per_round"] < 1
+    stem, block2 = figures["cuts"]
+    assert stem["simulated_s_per_round"] > block2["simulated_s_per_round"]
+
+
+def test_without_a_monitor_nothing_is_simulated(tmp_path, capsys):
+    recipe = write(tmp_path, quick(**{"trainer.callbacks": None, "report.cuts": ["stem"]}))
+
+    main(["tradeoff", "--config", recipe, "--output", str(tmp_path / "out")])
+
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "environment" not in found["settings"]
+    assert found["cuts"][0]["simulated_s_per_round"] is None
+    assert found["cuts"][0]["client_joule_per_round"] is None
+
+
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
 def test_smashed_bytes_are_those_that_cross_in_every_precision(tmp_path, capsys, precision):
     recipe = write(tmp_path, quick(**{"trainer.precision": precision, "report.cuts": ["stem"]}))

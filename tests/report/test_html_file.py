@@ -125,9 +125,18 @@ def test_costs_are_shown_with_units():
         "32.0 KiB",
         "2.5 MiB",
         "2.5 MiB",
+        "250 ms",
+        "–",
         "12.5 s",
     ]
     assert found.rows[0][1] == "val_acc"
+
+
+def test_simulated_costs_have_columns_where_a_world_was_simulated():
+    plain = page(row("stem", simulated_s_per_round=None))
+
+    assert len(plain.rows[0]) == len(page(row("stem")).rows[0]) - 2
+    assert plain.rows[1][-1] == "12.5 s"
 
 
 def test_leakage_is_shown_beside_the_best_guess_with_intervals():

@@ -10,7 +10,17 @@ from report_cases import leakage, report, row, weak_row
 from lightning_sfl.report.json_file import to_json
 from lightning_sfl.report.report import Interval
 
-UNITS = ("_db", "_byte", "_flop", "_s", "_byte_per_sample", "_flop_per_sample", "_byte_per_round")
+UNITS = (
+    "_db",
+    "_byte",
+    "_flop",
+    "_s",
+    "_byte_per_sample",
+    "_flop_per_sample",
+    "_byte_per_round",
+    "_s_per_round",
+    "_joule_per_round",
+)
 WITHOUT_UNIT = {"accuracy", "client_parameters", "ssim", "baseline_ssim", "fit", "records"}
 
 

@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from lightning_sfl.report.units import bytes_text, flop_text
+from lightning_sfl.report.units import bytes_text, flop_text, joule_text, seconds_text
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,28 @@ def test_bytes_are_never_rounded_up_to_a_full_unit_of_the_next(value):
 @pytest.mark.parametrize("value", [999.96, 999.999e6])
 def test_flop_are_never_rounded_up_to_a_full_unit_of_the_next(value):
     assert not flop_text(value).startswith("1,000")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (0.0, "0.00 µs"),
+        (2.5e-7, "0.250 µs"),
+        (0.00125, "1.25 ms"),
+        (0.9996, "1.00 s"),
+        (12.34, "12.3 s"),
+        (123.4, "123 s"),
+        (45678.0, "45,678 s"),
+    ],
+)
+def test_seconds_are_shown_in_three_digits(value, text):
+    assert seconds_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (3e-6, "3.00 µJ"), (0.25, "250 mJ"), (12.0, "12.0 J"), (3e7, "30,000 kJ")]
+)
+def test_joules_are_shown_in_three_digits(value, text):
+    assert joule_text(value) == text

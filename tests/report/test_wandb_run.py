@@ -57,6 +57,8 @@ def test_the_table_has_one_row_per_cut_with_all_costs_and_figures(logged):
         "smashed_byte_per_sample": 32768.0,
         "uplink_byte_per_round": 2_629_840.0,
         "downlink_byte_per_round": 2_628_026.5,
+        "simulated_s_per_round": 0.25,
+        "client_joule_per_round": None,
         "train_wall_s": 12.5,
         "attack_wall_s": 3.25,
         "psnr_db": 31.25,
