@@ -4,11 +4,16 @@ The size of the process would be of no use: the interpreter and torch alone take
 moment within one operation is not seen.
 """
 
+import itertools
+import json
+import tempfile
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -47,3 +52,15 @@ def peak_tensor_byte(run: Callable[[], object]) -> int:
     with _Allocations() as counted:
         run()
     return counted.peak_byte
+
+
+def allocated_byte(run: Callable[[], object]) -> int:
+    """The most bytes that torch's CPU allocator had handed out at one time during ``run``, beyond those before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    memory = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
+    return max(itertools.accumulate(byte for _, byte in memory), default=0)

@@ -1,6 +1,6 @@
 """A client's half as it really runs, alone and on real tensors, counted from outside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from allocations import peak_tensor_byte
@@ -14,7 +14,7 @@ from lightning_sfl.cut.split import Split
 from lightning_sfl.optimizers import copy_optimizer
 
 
-def _byte(tensors) -> int:
+def _byte(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -49,14 +49,20 @@ class RealHalf:
         finally:
             handle.remove()
 
-    def peak_byte(self, run: Callable[[], None], *, with_state: bool = True) -> int:
+    def peak_byte(
+        self,
+        run: Callable[[], None],
+        count: Callable[[Callable[[], object]], int] = peak_tensor_byte,
+        *,
+        with_state: bool = True,
+    ) -> int:
         """The most that it holds while it runs, with what it holds all the time."""
         held = [self.module.get_parameter(name) for name in self.split.client_parameters]
         held += [self.module.get_buffer(name) for name in self.split.client_buffers]
         if with_state and self.optimizer is not None:
             values = [value for state in self.optimizer.state.values() for value in state.values()]
             held += [value for value in values if isinstance(value, torch.Tensor)]
-        return _byte(held) + _byte(named_tensors(self.batch).values()) + peak_tensor_byte(run)
+        return _byte(held) + _byte(named_tensors(self.batch).values()) + count(run)
 
 
 class _Stop(BaseException):
