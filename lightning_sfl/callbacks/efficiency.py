@@ -69,7 +69,7 @@ class EfficiencyMonitor(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Draw the environment.
+        """Draw the environment; time begins with the fit, unless a checkpoint says otherwise.
 
         Raises:
             MisconfigurationException: The strategy is another one, or has two cuts.
@@ -83,6 +83,7 @@ class EfficiencyMonitor(pl.Callback):
             found = make_environment(found, strategy.num_clients, self.seed)
         found.check(strategy.num_clients)
         self._drawn, self.world, self._crossed = found, None, None
+        self.clock, self.clients, self._round, self._logs_from_step = Clock(), ClientTable(), RoundSums(), 0
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

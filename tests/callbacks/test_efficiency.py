@@ -116,6 +116,12 @@ def test_a_lost_client_costs_what_it_did():
     assert rows[0]["uplink_bytes"] > 4 * rows[1]["uplink_bytes"]
 
 
+def test_every_fit_has_a_time_of_its_own():
+    monitor = EfficiencyMonitor()
+    states = [run(monitor) and monitor.state_dict() for _ in range(2)]
+    assert states[0] == states[1]
+
+
 def test_training_does_not_notice():
     states = []
     for monitor in (None, EfficiencyMonitor()):
