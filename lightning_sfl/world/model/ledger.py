@@ -13,9 +13,28 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
+
+Shape = tuple[int, ...]
+
+
+def _attention_flop(query: Shape, key: Shape, value: Shape, *_: object, **__: object) -> int:
+    flop: int = sdpa_flop_count(query, key, value)
+    return flop
+
+
+def _attention_backward_flop(gradient: Shape, query: Shape, key: Shape, value: Shape, *_: object, **__: object) -> int:
+    flop: int = sdpa_backward_flop_count(gradient, query, key, value)
+    return flop
+
+
+# Attention on a CPU, which torch 2.11 does not count by itself.
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flop,
+}
 
 
 @dataclasses.dataclass
@@ -43,7 +62,7 @@ class Ledger(TorchDispatchMode):
         self._flop: list[int] = []
         self._storages: list[_Storage] = []
         self._place: dict[int, int] = {}  # of those alive, by address
-        self._counter = FlopCounterMode(display=False)
+        self._counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
