@@ -23,6 +23,7 @@ from attacks.audit import AuditSettings, audit
 from attacks.client_half import ClientHalf
 from lightning_sfl.cut.batch import first_records, named_tensors
 from lightning_sfl.cut.find import Cut, Search, search, training_step
+from lightning_sfl.cut.weightless import Weightless
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.report.html_file import to_html
 from lightning_sfl.report.json_file import to_json
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 _REPORT_FILES = ("report.html", "report.json")
 _MOST_AUXILIARY = 64
+
+SEARCHED_RECORDS = 4
+"""How many records a model is searched for cuts on, at most."""
 
 
 def refuse_existing_report(output: Path) -> None:
@@ -105,8 +109,11 @@ class Run:
         with self._precision.train_step_context():
             return training_step(module, batch)
 
-    def search(self) -> Search:
+    def search(self, *, weightless: bool = False) -> Search:
         """The model, searched for cuts on a few records of the training set.
+
+        Args:
+            weightless: Whether a copy without values is searched, so that halves are not run apart.
 
         Raises:
             ValueError: The strategy has two cuts.
@@ -116,15 +123,17 @@ class Run:
                 f"cut={self.strategy.cut!r}: plan, audit and tradeoff take single cuts; a U-shape's costs and leaks are"
                 " not measured yet. Override it with --trainer.strategy.init_args.cut null."
             )
-        module = self._precision.convert_module(self.model)
-        batch = self.first_batch(most=4)
+        module: nn.Module = self._precision.convert_module(self.model)
+        batch = self.first_batch(most=SEARCHED_RECORDS)
+        if weightless:
+            module = Weightless(module).module
         return search(module, batch, server_inputs=self.strategy.server_inputs, step=self.step)
 
     def profile(self, cuts: Sequence[Cut], optimizer: Optimizer | None) -> Profile:
         """The costs of cuts for the clients of this run."""
         module = self._precision.convert_module(self.model)
         splits = {cut.name: cut.split for cut in cuts}
-        return profile_cuts(module, self.first_batch(most=4), splits, optimizer, step=self.step)
+        return profile_cuts(module, self.first_batch(most=SEARCHED_RECORDS), splits, optimizer, step=self.step)
 
     def client_half(self, cut: Cut) -> ClientHalf:
         """The client's half as an attacker runs it."""

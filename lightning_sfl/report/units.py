@@ -1,5 +1,8 @@
 """Numbers with units, for people to read."""
 
+import math
+from collections.abc import Mapping
+
 
 def bytes_text(value: float | None) -> str:
     """Bytes in the binary unit that fits; a dash for an unknown number."""
@@ -19,3 +22,22 @@ def flop_text(value: float) -> str:
             return f"{value:,.1f} {unit}FLOP"
         value /= 1000
     return f"{value:,.1f} TFLOP"
+
+
+def seconds_text(value: float) -> str:
+    """Seconds, in a thousandth or a millionth of them where there is less than one; a dash for an unknown number."""
+    return _metric_text(value, {"s": 1.0, "ms": 1e-3, "µs": 1e-6})
+
+
+def joule_text(value: float) -> str:
+    """Joules in the decimal unit that fits; a dash for an unknown number."""
+    return _metric_text(value, {"MJ": 1e6, "kJ": 1e3, "J": 1.0, "mJ": 1e-3, "µJ": 1e-6})
+
+
+def _metric_text(value: float, units: Mapping[str, float]) -> str:
+    """A number in the largest of the units, from large to small, of which there is one at least."""
+    if math.isnan(value):
+        return "–"
+    fits = [name for name, size in units.items() if round(value / size, 2) >= 1]
+    unit = fits[0] if fits else list(units)[-1]
+    return f"{value / units[unit]:,.2f} {unit}"

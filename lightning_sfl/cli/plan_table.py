@@ -1,0 +1,166 @@
+"""A plan as tables for people to read: one, or where that is too wide one of the model and one of the fleet."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from lightning_sfl.cli.plan_fleet import CutCosts
+from lightning_sfl.cli.plan_model import PlannedModel
+from lightning_sfl.cli.plan_setting import PlanSetting
+from lightning_sfl.report.units import bytes_text, flop_text, joule_text, seconds_text
+from lightning_sfl.world.model.profile import at
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Column:
+    """A column: what stands above it, and in every row."""
+
+    heading: str
+    texts: Sequence[str]
+    is_text: bool = False
+
+
+def print_plan(
+    console: Console, model: PlannedModel, costs: Sequence[CutCosts], setting: PlanSetting, *, rounds: int
+) -> None:
+    """Print the tables, and below them what they say and count."""
+    named = _Column(heading="cut", texts=_names(model, costs), is_text=True)
+    of_model, of_fleet = _model_columns(model, setting.nominal_batch_size), _fleet_columns(costs)
+    whole = _table("Valid cuts, in order of execution", [named, *of_model, *of_fleet])
+    if Measurement.get(console, console.options.update(max_width=10_000), whole).maximum <= console.width:
+        console.print(whole)
+    else:
+        console.print(_table("Valid cuts, in order of execution: the model", [named, *of_model]))
+        console.print(_table("The fleet", [named, *of_fleet]))
+    for note in _notes(model, costs, setting, rounds):
+        console.print(note, highlight=False, markup=False)
+
+
+def _table(title: str, columns: Sequence[_Column]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column.heading, justify="left" if column.is_text else "right", no_wrap=True)
+    for row in zip(*(column.texts for column in columns), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _names(model: PlannedModel, costs: Sequence[CutCosts]) -> list[str]:
+    marks = [
+        (" *" if model.default is not None and name == model.default.name else "") + (" P" if cost.is_pareto else "")
+        for name, cost in zip(model.names, costs, strict=True)
+    ]
+    return [name + mark for name, mark in zip(model.names, marks, strict=True)]
+
+
+def _model_columns(model: PlannedModel, batch_size: int) -> list[_Column]:
+    profile, cuts = model.profile, model.cuts
+    crossing = _crossing(model)
+    columns = [
+        _Column(
+            heading="smashed",
+            texts=[" + ".join("x".join(map(str, shape)) for shape in cut.smashed_shapes) for cut in cuts],
+        ),
+        _Column(heading="", texts=[bytes_text(cut.smashed_byte_per_sample) for cut in cuts]),
+        _Column(heading="parameters", texts=[f"{held:,}" for held in profile.client_parameters.tolist()]),
+        _Column(
+            heading="forward",
+            texts=[_flop(float(at(line, batch_size)) / batch_size) for line in profile.client_forward_flop],
+        ),
+        _Column(
+            heading="backward",
+            texts=[_flop(float(at(line, batch_size)) / batch_size) for line in profile.client_backward_flop],
+        ),
+        _Column(
+            heading="memory",
+            texts=[
+                bytes_text(float(profile.training_memory_byte(place, batch_size))) for place in range(len(model.names))
+            ],
+        ),
+    ]
+    if len(set(crossing)) > 1:
+        columns.append(_Column(heading="crosses besides", texts=crossing, is_text=True))
+    return columns if cuts else columns[2:]  # nothing crosses where there is no cut
+
+
+def _fleet_columns(costs: Sequence[CutCosts]) -> list[_Column]:
+    columns = [
+        _Column(heading="step, median", texts=[seconds_text(cost.median_step_s) for cost in costs]),
+        _Column(heading="slowest", texts=[seconds_text(cost.slowest_step_s) for cost in costs]),
+        _Column(heading="round", texts=[seconds_text(cost.round_s) for cost in costs]),
+        _Column(heading="energy", texts=[joule_text(cost.client_joule) for cost in costs]),
+        _Column(heading="up", texts=[bytes_text(cost.uplink_byte) for cost in costs]),
+        _Column(heading="down", texts=[bytes_text(cost.downlink_byte) for cost in costs]),
+    ]
+    if not all(cost.fits.all() for cost in costs):
+        fits = [f"{int(cost.fits.sum()):,} of {len(cost.fits):,}" for cost in costs]
+        columns.append(_Column(heading="fits", texts=fits))
+    return columns
+
+
+def _notes(model: PlannedModel, costs: Sequence[CutCosts], setting: PlanSetting, rounds: int) -> list[str]:
+    """Which cuts are marked, and what the figures count."""
+    schedule = setting.schedule
+    server = setting.environment.server
+    notes = ["P: Pareto-optimal in seconds, client joules and bytes of a round and in client memory."]
+    if model.cuts:
+        notes[0] = f"* is taken if no cut is named. {notes[0]}"
+    if not all(cost.fits.all() for cost in costs):
+        notes[0] += " Only cuts that fit the memory of every client are marked so; 'fits' says how many have it."
+    if model.cuts and not model.ran_apart:
+        notes.append("Cuts were found on shapes; the first step of training verifies the one that is taken on values.")
+    memory = (
+        "Model: 1 multiply-accumulate = 2 FLOP; FLOP and smashed data are per sample. Memory is a client's, training at"
+        f" a batch of {setting.nominal_batch_size}."
+    )
+    if not model.counted_state:
+        memory += " Optimizer state is not in the memory, nor in what is sent (the optimizer needs a trainer)."
+    crossing = _crossing(model)
+    if model.cuts and len(set(crossing)) == 1:
+        memory += f" Besides the smashed data there cross: {crossing[0]}."
+    notes.append(memory)
+    counts = "" if setting.flop_per_mac == 2 else " Its speeds count a multiply-accumulate as 1 FLOP."
+    notes.append(f"Environment: {setting.name}, seed {setting.seed}, with a {server.works} server.{counts}")
+    taking_part = (
+        f"{schedule.num_clients:,} clients"
+        if schedule.clients_per_round == schedule.num_clients
+        else f"{schedule.num_clients:,} clients, {schedule.clients_per_round:,} of them per round"
+    )
+    smaller = "all they have where that is less" if setting.knows_shares else "also where a client may hold fewer"
+    steps = "1 step" if setting.steps_per_round == 1 else f"{setting.steps_per_round:,} steps"
+    notes.append(
+        f"Fleet: {taking_part}, {setting.algorithm}, {steps} per round, batches of {setting.nominal_batch_size}"
+        f" ({smaller}); everybody cuts at the same place, and cuts stay, so re-splitting costs nothing here."
+    )
+    if setting.schedule.clients_per_round > 1 and _is_relay(setting):
+        notes[-1] += " A round is one client's turn."
+    state = "with optimizer state" if setting.sends_state and model.counted_state else "without optimizer state"
+    crosses = "smashed data, labels and whatever else crosses beside them, gradients, and " if model.cuts else ""
+    notes.append(
+        f"A step is a client's own computing and sending, of the median client and of the slowest. Rounds are the mean"
+        f" of {rounds} from the first on, with the participants and the channel that are drawn for each; energy (of"
+        f" clients), up and down are those of all participants together. They count {crosses}the weights sent before"
+        f" and after ({state}); the seconds also the server's averaging."
+    )
+    return notes
+
+
+def _is_relay(setting: PlanSetting) -> bool:
+    return setting.algorithm == "split_learning"
+
+
+def _crossing(model: PlannedModel) -> list[str]:
+    """What crosses besides the smashed data, at every cut."""
+    return [
+        ", ".join(f"{name} ({kind.value})" for name, kind in cut.split.crossing.items()) or "–" for cut in model.cuts
+    ]
+
+
+def _flop(value: float) -> str:
+    """Without the unit, which the notes name."""
+    return "–" if math.isnan(value) else flop_text(value).removesuffix("FLOP")
