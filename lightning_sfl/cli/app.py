@@ -111,6 +111,8 @@ class SplitCLI(LightningCLI):
             strategy = self.config[self.subcommand].trainer.strategy
             if "message_log" in getattr(strategy, "init_args", ()):
                 strategy.init_args.message_log = None  # these commands keep logs of their own
+        if self.subcommand == "plan":
+            self.config["plan"].trainer.logger = False
         if self.subcommand in ("tradeoff", "audit"):
             refuse_existing_report(Path(self.config[self.subcommand]["output"]))
 

@@ -154,6 +154,22 @@ class Run:
 def instantiate(cli: "SplitCLI", settings: Mapping[str, object]) -> Run:
     """Make model, data and trainer from the configuration, changed by ``settings`` (dotted keys), under its seed."""
     config = cli.config[cli.subcommand]
+    _name_strategy(config)
+    for key, value in settings.items():
+        config[key] = value
+    pl.seed_everything(config.seed_everything, workers=True, verbose=False)
+    cli.instantiate_classes()
+    return _run_of(cli)
+
+
+def instantiated(cli: "SplitCLI") -> Run:
+    """The model, data and trainer that the command line has made already: a large model is not made twice."""
+    _name_strategy(cli.config[cli.subcommand])
+    return _run_of(cli)
+
+
+def _name_strategy(config: Namespace) -> None:
+    """Write a strategy that goes by its registered name out in full, and refuse other ones."""
     if not isinstance(config.trainer.strategy, Namespace):
         if config.trainer.strategy != SplitFederatedStrategy.strategy_name:
             raise ValueError(
@@ -161,10 +177,9 @@ def instantiate(cli: "SplitCLI", settings: Mapping[str, object]) -> Run:
                 " (or 'split_federated')."
             )
         config.trainer.strategy = Namespace(class_path="lightning_sfl.SplitFederatedStrategy", init_args=Namespace())
-    for key, value in settings.items():
-        config[key] = value
-    pl.seed_everything(config.seed_everything, workers=True, verbose=False)
-    cli.instantiate_classes()
+
+
+def _run_of(cli: "SplitCLI") -> Run:
     if cli.datamodule is None:
         raise ValueError("data: this command needs a LightningDataModule; none is configured.")
     if not isinstance(cli.trainer.strategy, SplitFederatedStrategy):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from lightning_sfl.cli.job import Run, instantiate
+from lightning_sfl.cli.job import Run, instantiated
 from lightning_sfl.cli.plan_fleet import FleetPlan
 from lightning_sfl.cli.plan_json import plan_document
 from lightning_sfl.cli.plan_model import PlannedModel, plan_model
@@ -34,7 +34,7 @@ def plan(cli: "SplitCLI", *, environment: str | None, json_file: Path | None, ga
     for name, path in {"json": json_file, "gantt": gantt_file}.items():
         if path is not None and path.exists():
             raise ValueError(f"{name}={str(path)!r} exists already; give another file.")
-    run = instantiate(cli, {"trainer.logger": False})
+    run = instantiated(cli)
     setting = setting_of(run, environment)
     model = plan_model(run)
     fleet = FleetPlan(

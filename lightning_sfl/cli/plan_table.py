@@ -1,7 +1,6 @@
 """A plan as tables for people to read: one, or where that is too wide one of the model and one of the fleet."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -13,6 +12,7 @@ from lightning_sfl.cli.plan_fleet import CutCosts
 from lightning_sfl.cli.plan_model import PlannedModel
 from lightning_sfl.cli.plan_setting import PlanSetting
 from lightning_sfl.report.units import bytes_text, flop_text, joule_text, seconds_text
+from lightning_sfl.world.cost.rules import rule_of
 from lightning_sfl.world.model.profile import at
 
 
@@ -31,11 +31,12 @@ def print_plan(
     """Print the tables, and below them what they say and count."""
     named = _Column(heading="cut", texts=_names(model, costs), is_text=True)
     of_model, of_fleet = _model_columns(model, setting.nominal_batch_size), _fleet_columns(costs)
-    whole = _table("Valid cuts, in order of execution", [named, *of_model, *of_fleet])
+    title = "Valid cuts, in order of execution" if model.cuts else "The whole model: there is no cut"
+    whole = _table(title, [named, *of_model, *of_fleet])
     if Measurement.get(console, console.options.update(max_width=10_000), whole).maximum <= console.width:
         console.print(whole)
     else:
-        console.print(_table("Valid cuts, in order of execution: the model", [named, *of_model]))
+        console.print(_table(f"{title}: the model", [named, *of_model]))
         console.print(_table("The fleet", [named, *of_fleet]))
     for note in _notes(model, costs, setting, rounds):
         console.print(note, highlight=False, markup=False)
@@ -51,11 +52,12 @@ def _table(title: str, columns: Sequence[_Column]) -> Table:
 
 
 def _names(model: PlannedModel, costs: Sequence[CutCosts]) -> list[str]:
-    marks = [
-        (" *" if model.default is not None and name == model.default.name else "") + (" P" if cost.is_pareto else "")
-        for name, cost in zip(model.names, costs, strict=True)
+    if not model.cuts:
+        return list(model.names)
+    return [
+        cut.name + (" *" if cut is model.default else "") + (" P" if cost.is_pareto else "")
+        for cut, cost in zip(model.cuts, costs, strict=True)
     ]
-    return [name + mark for name, mark in zip(model.names, marks, strict=True)]
 
 
 def _model_columns(model: PlannedModel, batch_size: int) -> list[_Column]:
@@ -105,53 +107,66 @@ def _fleet_columns(costs: Sequence[CutCosts]) -> list[_Column]:
 
 def _notes(model: PlannedModel, costs: Sequence[CutCosts], setting: PlanSetting, rounds: int) -> list[str]:
     """Which cuts are marked, and what the figures count."""
-    schedule = setting.schedule
-    server = setting.environment.server
-    notes = ["P: Pareto-optimal in seconds, client joules and bytes of a round and in client memory."]
-    if model.cuts:
-        notes[0] = f"* is taken if no cut is named. {notes[0]}"
-    if not all(cost.fits.all() for cost in costs):
-        notes[0] += " Only cuts that fit the memory of every client are marked so; 'fits' says how many have it."
+    notes = [_marks_note(costs)] if model.cuts else []
     if model.cuts and not model.ran_apart:
         notes.append("Cuts were found on shapes; the first step of training verifies the one that is taken on values.")
-    memory = (
-        "Model: 1 multiply-accumulate = 2 FLOP; FLOP and smashed data are per sample. Memory is a client's, training at"
-        f" a batch of {setting.nominal_batch_size}."
+    counts = "" if setting.flop_per_mac == 2 else " Its speeds count a multiply-accumulate as 1 FLOP."
+    return [
+        *notes,
+        _model_note(model, setting.nominal_batch_size),
+        f"Environment: {setting.name}, seed {setting.seed}, with a {setting.environment.server.works} server.{counts}",
+        _fleet_note(setting, has_cuts=bool(model.cuts)),
+        _round_note(model, setting, rounds),
+    ]
+
+
+def _marks_note(costs: Sequence[CutCosts]) -> str:
+    note = (
+        "* is taken if no cut is named. P: Pareto-optimal in seconds, client joules and bytes of a round and in client"
+        " memory."
+    )
+    if all(cost.fits.all() for cost in costs):
+        return note
+    return f"{note} 'fits' says how many clients have the memory for a cut; P is only at cuts that fit all of them."
+
+
+def _model_note(model: PlannedModel, batch_size: int) -> str:
+    per_sample = "FLOP and smashed data are" if model.cuts else "FLOP are"
+    note = (
+        f"Model: 1 multiply-accumulate = 2 FLOP; {per_sample} per sample. Memory is a client's, training at a batch of"
+        f" {batch_size}."
     )
     if not model.counted_state:
-        memory += " Optimizer state is not in the memory, nor in what is sent (the optimizer needs a trainer)."
+        note += " Optimizer state is not in the memory, nor in what is sent (the optimizer needs a trainer)."
     crossing = _crossing(model)
-    if model.cuts and len(set(crossing)) == 1:
-        memory += f" Besides the smashed data there cross: {crossing[0]}."
-    notes.append(memory)
-    counts = "" if setting.flop_per_mac == 2 else " Its speeds count a multiply-accumulate as 1 FLOP."
-    notes.append(f"Environment: {setting.name}, seed {setting.seed}, with a {server.works} server.{counts}")
-    taking_part = (
-        f"{schedule.num_clients:,} clients"
-        if schedule.clients_per_round == schedule.num_clients
-        else f"{schedule.num_clients:,} clients, {schedule.clients_per_round:,} of them per round"
-    )
+    if len(set(crossing)) == 1:
+        note += f" Besides the smashed data there cross: {crossing[0]}."
+    return note
+
+
+def _fleet_note(setting: PlanSetting, *, has_cuts: bool) -> str:
+    schedule, steps = setting.schedule, setting.steps_per_round
+    drawn = schedule.clients_per_round < schedule.num_clients
+    taking_part = f", {schedule.clients_per_round:,} of them per round" if drawn else ""
     smaller = "all they have where that is less" if setting.knows_shares else "also where a client may hold fewer"
-    steps = "1 step" if setting.steps_per_round == 1 else f"{setting.steps_per_round:,} steps"
-    notes.append(
-        f"Fleet: {taking_part}, {setting.algorithm}, {steps} per round, batches of {setting.nominal_batch_size}"
-        f" ({smaller}); everybody cuts at the same place, and cuts stay, so re-splitting costs nothing here."
+    note = (
+        f"Fleet: {schedule.num_clients:,} clients{taking_part}, {setting.algorithm}, {steps:,}"
+        f" {'step' if steps == 1 else 'steps'} per round, batches of {setting.nominal_batch_size} ({smaller})."
     )
-    if setting.schedule.clients_per_round > 1 and _is_relay(setting):
-        notes[-1] += " A round is one client's turn."
-    state = "with optimizer state" if setting.sends_state and model.counted_state else "without optimizer state"
-    crosses = "smashed data, labels and whatever else crosses beside them, gradients, and " if model.cuts else ""
-    notes.append(
-        f"A step is a client's own computing and sending, of the median client and of the slowest. Rounds are the mean"
-        f" of {rounds} from the first on, with the participants and the channel that are drawn for each; energy (of"
-        f" clients), up and down are those of all participants together. They count {crosses}the weights sent before"
-        f" and after ({state}); the seconds also the server's averaging."
-    )
-    return notes
+    if rule_of(setting.algorithm).hands_on:
+        note += " A round is one client's turn."
+    return f"{note} All cut at the same place, and cuts stay: re-splitting costs nothing here." if has_cuts else note
 
 
-def _is_relay(setting: PlanSetting) -> bool:
-    return setting.algorithm == "split_learning"
+def _round_note(model: PlannedModel, setting: PlanSetting, rounds: int) -> str:
+    crosses = "smashed data and what crosses besides, cut gradients, and " if model.cuts else ""
+    state = "with" if setting.sends_state and model.counted_state else "without"
+    return (
+        "A step is a client's own computing and sending, of the median client and of the slowest. A round is the mean"
+        f" of the first {rounds}, with the participants and the channel drawn for each; energy (of clients), up and"
+        f" down are all participants' together. It counts {crosses}the weights sent before and after, {state} optimizer"
+        " state; its seconds count averaging, too."
+    )
 
 
 def _crossing(model: PlannedModel) -> list[str]:
@@ -163,4 +178,4 @@ def _crossing(model: PlannedModel) -> list[str]:
 
 def _flop(value: float) -> str:
     """Without the unit, which the notes name."""
-    return "–" if math.isnan(value) else flop_text(value).removesuffix("FLOP")
+    return flop_text(value).removesuffix("FLOP")
