@@ -13,8 +13,9 @@ from lightning_sfl.cli.plan_json import plan_document
 from lightning_sfl.cli.plan_model import PlannedModel, plan_model
 from lightning_sfl.cli.plan_setting import PlanSetting, setting_of
 from lightning_sfl.cli.plan_table import print_plan
-from lightning_sfl.report.gantt import Bar, gantt_svg
+from lightning_sfl.report.gantt import MOST_CLIENTS, Bar, gantt_svg
 from lightning_sfl.strategy.cuts import Cuts
+from lightning_sfl.world.arrays import IntArray
 from lightning_sfl.world.cost.timeline import timeline
 from lightning_sfl.world.world import World
 
@@ -43,7 +44,7 @@ def plan(cli: "SplitCLI", *, environment: str | None, json_file: Path | None, ga
         batch_size=setting.batch_size,
         sends_state=setting.sends_state,
     )
-    chart = None if gantt_file is None else _gantt(fleet, _cuts_of(run, model))
+    chart = None if gantt_file is None else gantt_of_round(fleet, _cuts_of(run, model))
     costs = fleet.costs()
     console = Console()
     if not console.is_terminal:
@@ -68,18 +69,20 @@ def _world(model: PlannedModel, setting: PlanSetting) -> World:
     )
 
 
-def _cuts_of(run: Run, model: PlannedModel) -> list[int]:
+def _cuts_of(run: Run, model: PlannedModel) -> IntArray:
     """Where every registered client cuts in the run: rows of the plan."""
     strategy = run.strategy
     cuts = Cuts.given(strategy.cut, strategy.num_clients)
-    return [model.place(cuts.of(client)) for client in range(strategy.num_clients)]
+    return np.array([model.place(cuts.of(client)) for client in range(strategy.num_clients)])
 
 
-def _gantt(fleet: FleetPlan, cuts: list[int]) -> str:
-    """The chart of a run's first round, with the straggler in the first row, so that it is never left out."""
-    cost = fleet.round(np.array(cuts), round=0)
-    slowest = f"client/{cost.straggler}"
-    intervals = sorted(timeline(cost), key=lambda interval: interval.party != slowest)
+def gantt_of_round(fleet: FleetPlan, cuts: IntArray) -> str:
+    """The chart of a run's first round. Where it cannot draw everybody, the straggler comes first."""
+    cost = fleet.round(cuts, round=0)
+    intervals = timeline(cost)
+    if len(cost.clients) > MOST_CLIENTS:
+        slowest = f"client/{cost.straggler}"
+        intervals = tuple(sorted(intervals, key=lambda interval: interval.party != slowest))
     return gantt_svg(
         [
             Bar(party=interval.party, stage=interval.stage, start_s=interval.start_s, end_s=interval.end_s)
