@@ -50,14 +50,22 @@ class Commands(pl.Trainer):
         raise NotImplementedError
 
     def plan(
-        self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None, json: str | None = None
+        self,
+        model: pl.LightningModule,
+        datamodule: pl.LightningDataModule | None = None,
+        environment: str | None = None,
+        json: str | None = None,
+        gantt: str | None = None,
     ) -> None:
-        """Print the table of valid cuts with their costs, without training.
+        """Print the table of valid cuts with what they cost every client and a round, without training.
 
         Args:
             model: The model.
             datamodule: The data.
+            environment: Simulated devices, channel and server: wei_chen, hasfl, safsl, or a CSV file of devices. By
+                default that of the EfficiencyMonitor among the callbacks, else wei_chen.
             json: File to write the table to as well; it must not exist yet.
+            gantt: SVG file to draw one round to, at the strategy's cut; it must not exist yet.
         """
         raise NotImplementedError
 
@@ -103,6 +111,8 @@ class SplitCLI(LightningCLI):
             strategy = self.config[self.subcommand].trainer.strategy
             if "message_log" in getattr(strategy, "init_args", ()):
                 strategy.init_args.message_log = None  # these commands keep logs of their own
+        if self.subcommand == "plan":
+            self.config["plan"].trainer.logger = False
         if self.subcommand in ("tradeoff", "audit"):
             refuse_existing_report(Path(self.config[self.subcommand]["output"]))
 
@@ -115,12 +125,22 @@ class SplitCLI(LightningCLI):
         tradeoff(self, Path(output))
 
     def plan(
-        self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None, json: str | None = None
+        self,
+        model: pl.LightningModule,
+        datamodule: pl.LightningDataModule | None = None,
+        environment: str | None = None,
+        json: str | None = None,
+        gantt: str | None = None,
     ) -> None:
         """See :meth:`Commands.plan`."""
         from lightning_sfl.cli.plan import plan
 
-        plan(self, None if json is None else Path(json))
+        plan(
+            self,
+            environment=environment,
+            json_file=None if json is None else Path(json),
+            gantt_file=None if gantt is None else Path(gantt),
+        )
 
     def audit(
         self,

@@ -25,6 +25,7 @@ from attacks.client_half import ClientHalf
 from lightning_sfl.callbacks.efficiency import EfficiencyMonitor
 from lightning_sfl.cut.batch import first_records, named_tensors
 from lightning_sfl.cut.find import Cut, Search, search, training_step
+from lightning_sfl.cut.weightless import Weightless
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.report.html_file import to_html
 from lightning_sfl.report.json_file import to_json
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 _REPORT_FILES = ("report.html", "report.json")
 _MOST_AUXILIARY = 64
+
+SEARCHED_RECORDS = 4
+"""How many records a model is searched for cuts on, at most."""
 
 
 def refuse_existing_report(output: Path) -> None:
@@ -107,8 +111,11 @@ class Run:
         with self._precision.train_step_context():
             return training_step(module, batch)
 
-    def search(self) -> Search:
+    def search(self, *, weightless: bool = False) -> Search:
         """The model, searched for cuts on a few records of the training set.
+
+        Args:
+            weightless: Whether a copy without values is searched, so that halves are not run apart.
 
         Raises:
             ValueError: The strategy has two cuts.
@@ -118,15 +125,17 @@ class Run:
                 f"cut={self.strategy.cut!r}: plan, audit and tradeoff take single cuts; a U-shape's costs and leaks are"
                 " not measured yet. Override it with --trainer.strategy.init_args.cut null."
             )
-        module = self._precision.convert_module(self.model)
-        batch = self.first_batch(most=4)
+        module: nn.Module = self._precision.convert_module(self.model)
+        batch = self.first_batch(most=SEARCHED_RECORDS)
+        if weightless:
+            module = Weightless(module).module
         return search(module, batch, server_inputs=self.strategy.server_inputs, step=self.step)
 
     def profile(self, cuts: Sequence[Cut], optimizer: Optimizer | None) -> Profile:
         """The costs of cuts for the clients of this run."""
         module = self._precision.convert_module(self.model)
         splits = {cut.name: cut.split for cut in cuts}
-        return profile_cuts(module, self.first_batch(most=4), splits, optimizer, step=self.step)
+        return profile_cuts(module, self.first_batch(most=SEARCHED_RECORDS), splits, optimizer, step=self.step)
 
     def simulated_per_round(self) -> tuple[float | None, float | None]:
         """Simulated seconds, and joules of all clients; None where they are not modelled."""
@@ -162,6 +171,22 @@ def monitor_among(trainer: pl.Trainer) -> EfficiencyMonitor | None:
 def instantiate(cli: "SplitCLI", settings: Mapping[str, object]) -> Run:
     """Make model, data and trainer from the configuration, changed by ``settings`` (dotted keys), under its seed."""
     config = cli.config[cli.subcommand]
+    _name_strategy(config)
+    for key, value in settings.items():
+        config[key] = value
+    pl.seed_everything(config.seed_everything, workers=True, verbose=False)
+    cli.instantiate_classes()
+    return _run_of(cli)
+
+
+def instantiated(cli: "SplitCLI") -> Run:
+    """The model, data and trainer that the command line has made already: a large model is not made twice."""
+    _name_strategy(cli.config[cli.subcommand])
+    return _run_of(cli)
+
+
+def _name_strategy(config: Namespace) -> None:
+    """Write a strategy that goes by its registered name out in full, and refuse other ones."""
     if not isinstance(config.trainer.strategy, Namespace):
         if config.trainer.strategy != SplitFederatedStrategy.strategy_name:
             raise ValueError(
@@ -169,10 +194,9 @@ def instantiate(cli: "SplitCLI", settings: Mapping[str, object]) -> Run:
                 " (or 'split_federated')."
             )
         config.trainer.strategy = Namespace(class_path="lightning_sfl.SplitFederatedStrategy", init_args=Namespace())
-    for key, value in settings.items():
-        config[key] = value
-    pl.seed_everything(config.seed_everything, workers=True, verbose=False)
-    cli.instantiate_classes()
+
+
+def _run_of(cli: "SplitCLI") -> Run:
     if cli.datamodule is None:
         raise ValueError("data: this command needs a LightningDataModule; none is configured.")
     if not isinstance(cli.trainer.strategy, SplitFederatedStrategy):

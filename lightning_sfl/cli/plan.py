@@ -1,97 +1,91 @@
-"""`lightning-sfl plan`: the table of valid cuts with their costs, without training."""
+"""`lightning-sfl plan`: the table of valid cuts with what they cost a fleet, without training."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
+import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from lightning_sfl.cli.job import configured_optimizer, instantiate
-from lightning_sfl.cut.find import Cut, default_cut
-from lightning_sfl.report.units import bytes_text, flop_text
-from lightning_sfl.world.arrays import FloatArray
-from lightning_sfl.world.model.profile import Profile, at
+from lightning_sfl.cli.job import Run, instantiated
+from lightning_sfl.cli.plan_fleet import FleetPlan
+from lightning_sfl.cli.plan_json import plan_document
+from lightning_sfl.cli.plan_model import PlannedModel, plan_model
+from lightning_sfl.cli.plan_setting import PlanSetting, setting_of
+from lightning_sfl.cli.plan_table import print_plan
+from lightning_sfl.report.gantt import MOST_CLIENTS, Bar, gantt_svg
+from lightning_sfl.strategy.cuts import Cuts
+from lightning_sfl.world.arrays import IntArray
+from lightning_sfl.world.cost.timeline import timeline
+from lightning_sfl.world.world import World
 
 if TYPE_CHECKING:
     from lightning_sfl.cli.app import SplitCLI
 
+_WIDTH = 160
 
-def plan(cli: "SplitCLI", json_file: Path | None) -> None:
+
+def plan(cli: "SplitCLI", *, environment: str | None, json_file: Path | None, gantt_file: Path | None) -> None:
     """Carry the command out.
 
     Raises:
-        ValueError: The JSON file exists already.
+        ValueError: A file to write exists already, the environment is not known, or a client has too little memory for
+            every cut.
     """
-    if json_file is not None and json_file.exists():
-        raise ValueError(f"json={str(json_file)!r} exists already; give another file.")
-    run = instantiate(cli, {"trainer.logger": False})
-    cuts = run.search().cuts()
-    optimizer = configured_optimizer(run.model)
-    costs = run.profile(cuts, optimizer)
+    for name, path in {"json": json_file, "gantt": gantt_file}.items():
+        if path is not None and path.exists():
+            raise ValueError(f"{name}={str(path)!r} exists already; give another file.")
+    run = instantiated(cli)
+    setting = setting_of(run, environment)
+    model = plan_model(run)
+    fleet = FleetPlan(
+        world=_world(model, setting),
+        schedule=setting.schedule,
+        batch_size=setting.batch_size,
+        sends_state=setting.sends_state,
+    )
+    chart = None if gantt_file is None else gantt_of_round(fleet, _cuts_of(run, model))
+    costs = fleet.costs()
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)  # written to a file or a pipe: nothing is cut short
-    console.print(_table(cuts, costs, run.batch_size, counted_state=optimizer is not None))
+        console = Console(width=_WIDTH)  # written to a file or a pipe: nothing is cut short
+    print_plan(console, model, costs, setting, rounds=fleet.rounds)
     if json_file is not None:
-        json_file.write_text(json.dumps(_document(cuts, costs, run.batch_size), indent=2) + "\n", encoding="utf-8")
+        document = plan_document(model, costs, setting, rounds=fleet.rounds)
+        json_file.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if gantt_file is not None and chart is not None:
+        gantt_file.write_text(chart, encoding="utf-8")
 
 
-def _table(cuts: list[Cut], costs: Profile, batch_size: int, *, counted_state: bool) -> Table:
-    crossing = [", ".join(f"{name} ({kind.value})" for name, kind in cut.split.crossing.items()) or "–" for cut in cuts]
-    caption = (
-        "* is taken if no cut is named. 1 multiply-accumulate = 2 FLOP; FLOP and smashed data are per sample. Memory is"
-        f" a client's, training at a batch of {batch_size}."
+def _world(model: PlannedModel, setting: PlanSetting) -> World:
+    return World(
+        profile=model.profile,
+        fleet=setting.environment.fleet,
+        channel=setting.environment.channel,
+        server=setting.environment.server,
+        algorithm=setting.algorithm,
+        aggregate_every=setting.steps_per_round,
+        flop_per_mac=setting.flop_per_mac,
     )
-    if not counted_state:
-        caption += " Optimizer state is not in the memory (the optimizer needs a trainer)."
-    headings = ["cut", "smashed", "", "parameters", "forward", "backward", "memory"]
-    if same := len(set(crossing)) == 1:
-        caption += f" Besides the smashed data there cross: {crossing[0]}."
-    else:
-        headings.append("crosses besides")
-    table = Table(title="Valid cuts, in order of execution", caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("cut", "crosses besides") else "right", no_wrap=True)
-    default = default_cut(cuts)
-    for place, (cut, beside) in enumerate(zip(cuts, crossing, strict=True)):
-        table.add_row(
-            cut.name + (" *" if cut is default else ""),
-            " + ".join("x".join(map(str, shape)) for shape in cut.smashed_shapes),
-            bytes_text(cut.smashed_byte_per_sample),
-            f"{cut.client_parameters:,}",
-            flop_text(_per_sample(costs.client_forward_flop, place, batch_size)).removesuffix("FLOP"),
-            flop_text(_per_sample(costs.client_backward_flop, place, batch_size)).removesuffix("FLOP"),
-            bytes_text(float(costs.training_memory_byte(place, batch_size))),
-            *([] if same else [beside]),
-        )
-    return table
 
 
-def _document(cuts: list[Cut], costs: Profile, batch_size: int) -> list[dict[str, object]]:
-    default = default_cut(cuts)
-    return [
-        {
-            "cut": cut.name,
-            "client_forward_flop_per_sample": _per_sample(costs.client_forward_flop, place, batch_size),
-            "client_backward_flop_per_sample": _per_sample(costs.client_backward_flop, place, batch_size),
-            "server_forward_flop_per_sample": _per_sample(costs.server_forward_flop, place, batch_size),
-            "server_backward_flop_per_sample": _per_sample(costs.server_backward_flop, place, batch_size),
-            "smashed_byte_per_sample": cut.smashed_byte_per_sample,
-            "client_parameters": cut.client_parameters,
-            "client_parameter_byte": cut.client_parameter_byte,
-            "client_training_memory_byte": float(costs.training_memory_byte(place, batch_size)),
-            "client_forward_memory_byte": float(costs.forward_memory_byte(place, batch_size)),
-            "batch_size": batch_size,
-            "aliases": list(cut.aliases),
-            "smashed_shapes": [list(shape) for shape in cut.smashed_shapes],
-            "crossing": {name: kind.value for name, kind in cut.split.crossing.items()},
-            "default": cut is default,
-        }
-        for place, cut in enumerate(cuts)
-    ]
+def _cuts_of(run: Run, model: PlannedModel) -> IntArray:
+    """Where every registered client cuts in the run: rows of the plan."""
+    strategy = run.strategy
+    cuts = Cuts.given(strategy.cut, strategy.num_clients)
+    return np.array([model.place(cuts.of(client)) for client in range(strategy.num_clients)])
 
 
-def _per_sample(lines: FloatArray, place: int, batch_size: int) -> float:
-    return float(at(lines[place], batch_size)) / batch_size
+def gantt_of_round(fleet: FleetPlan, cuts: IntArray) -> str:
+    """The chart of a run's first round. Where it cannot draw everybody, the straggler comes first."""
+    cost = fleet.round(cuts, round=0)
+    intervals = timeline(cost)
+    if len(cost.clients) > MOST_CLIENTS:
+        slowest = f"client/{cost.straggler}"
+        intervals = tuple(sorted(intervals, key=lambda interval: interval.party != slowest))
+    return gantt_svg(
+        [
+            Bar(party=interval.party, stage=interval.stage, start_s=interval.start_s, end_s=interval.end_s)
+            for interval in intervals
+        ]
+    )

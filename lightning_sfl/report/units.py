@@ -30,7 +30,7 @@ def seconds_text(value: float | None) -> str:
 
 def joule_text(value: float | None) -> str:
     """Joules in the decimal unit that fits; a dash for an unknown number."""
-    return _decimal(value, (("kJ", 1e3), ("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6)))
+    return _decimal(value, (("MJ", 1e6), ("kJ", 1e3), ("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6)))
 
 
 def _decimal(value: float | None, units: tuple[tuple[str, float], ...]) -> str:

@@ -99,3 +99,47 @@ class WritePredictions(BasePredictionWriter):
 
     def write_on_epoch_end(self, trainer, pl_module, predictions, batch_indices):
         torch.save(predictions, Path(self.folder) / "predictions.pt")
+
+
+class OnMeta(SmallResNet):
+    """Built without weights."""
+
+    def __init__(self, width: int = 2) -> None:
+        with torch.device("meta"):
+            super().__init__(width=width)
+
+
+class LooksAtValues(SmallResNet):
+    """Its step stops at a loss that is not finite."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if not torch.isfinite(loss):
+            raise RuntimeError("the loss is not finite")
+        return loss
+
+
+class Counted(SmallResNet):
+    """Counts how often it is made."""
+
+    made = 0
+
+    def __init__(self, width: int = 2) -> None:
+        super().__init__(width=width)
+        Counted.made += 1
+
+
+class LongNames(pl.LightningModule):
+    """Its modules have names that fill lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        name = "a_module_whose_name_is_long_enough_to_fill_a_good_part_of_a_line"
+        self.add_module(name, nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)))
+        self.run = getattr(self, name)
+
+    def training_step(self, batch, batch_idx):
+        return cross_entropy(self.run(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)

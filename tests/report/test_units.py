@@ -70,7 +70,7 @@ def test_seconds_are_shown_in_three_digits(value, text):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "–"), (3e-6, "3.00 µJ"), (0.25, "250 mJ"), (12.0, "12.0 J"), (3e7, "30,000 kJ")]
+    ("value", "text"), [(None, "–"), (3e-6, "3.00 µJ"), (0.25, "250 mJ"), (12.0, "12.0 J"), (3e9, "3,000 MJ")]
 )
 def test_joules_are_shown_in_three_digits(value, text):
     assert joule_text(value) == text
