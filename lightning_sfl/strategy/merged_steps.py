@@ -78,14 +78,17 @@ class MergedSteps(ClientSteps):
 
         Raises:
             SkippedStep: The step is skipped.
+            CutError: The step needs another split than the run began with.
         """
         batch = batches[client]
         if self._rounds.federation is None:
             self._rounds.choose_cut(batch)
-            self._rounds.found(self._known.on_copy(self._rounds.cuts, batch, batches.step))
+            self._known.on_copy(self._rounds.cuts, batch, batches.step, self._rounds.found)
             self._rounds.begin(batches)
         if self._known.of(self._rounds.cuts.default, batch) is None:
-            self._rounds.check_same(self._known.on_copy(self._rounds.cuts, batch, batches.step), client)
+            self._known.on_copy(
+                self._rounds.cuts, batch, batches.step, lambda splits: self._rounds.check_same(splits, client)
+            )
 
     @override
     def run(

@@ -65,6 +65,31 @@ def test_a_step_that_breaks_its_cut_later_is_refused_when_it_is_watched_again(ki
     assert module.steps == 101
 
 
+@pytest.mark.parametrize("way", ["per_client", "merged"])
+def test_a_step_whose_clients_need_other_weights_later_is_refused(way):
+    """A layer that nobody read, and that was the server's, is read before the cut: the cut would be valid."""
+
+    class Grows(Classifier):
+        def __init__(self) -> None:
+            torch.manual_seed(0)
+            super().__init__(mlp(), adamw, schedule=False)
+            self.extra = nn.Linear(16, 16)
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            hidden = self.model[:2](x)
+            if self.current_epoch >= LATER:
+                hidden = hidden + self.extra(hidden)
+            return cross_entropy(self.model[2:](hidden), y)
+
+    module = Grows()
+    used = SplitFederatedStrategy(cut="model.2", num_clients=2, server_batching=way)
+    trainer = quiet_trainer(strategy=used, max_epochs=60)
+    with pytest.raises(CutError, match="cut='model.2': the training step has changed, and other weights lie before"):
+        trainer.fit(module, MLP.loader(4, 2))
+    assert trainer.global_step == 50
+
+
 def test_labels_that_are_read_from_a_later_epoch_on_cross_once_the_step_was_watched_again():
     """Epochs of 2 steps, so that step 50, at least 50 after the first, begins epoch 25."""
 
