@@ -185,43 +185,6 @@ def test_a_loss_that_is_no_number_leaves_the_step_out():
     assert_close(found.weights, loop(job(found, momentum, xy=(images, labels)), lost=lost))
 
 
-class Logs(Classifier):
-    """Logs the inputs before the cut, and how many there are behind it."""
-
-    def training_step(self, batch, batch_idx):
-        x, y = batch
-        self.log("inputs", x.mean(), on_step=True, on_epoch=True)
-        loss = cross_entropy(self.model(x), y)
-        self.log("rows", float(len(y)), on_step=True, on_epoch=False)
-        return {"loss": loss, "many": len(y)}
-
-
-class Logged(pl.Callback):
-    """Notes what was logged and returned in every step."""
-
-    def __init__(self) -> None:
-        self.steps = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.steps.append((dict(batch.indices), metrics, dict(outputs)))
-
-
-def test_values_are_logged_on_the_side_where_they_are_computed():
-    """Inputs by each client, weighted by samples; what the server half logs, once, of the merged batch."""
-    logged = Logged()
-    module = Logs(network(), momentum, schedule=False)
-    train(server_batching="merged", module=module, callbacks=[logged], steps=4)
-    images, _ = data()
-    for indices, metrics, outputs in logged.steps:
-        seen = [place for own in indices.values() for place in own]
-        assert metrics["inputs_step"] == pytest.approx(float(images[seen].mean()), abs=1e-12)
-        assert metrics["rows"] == len(seen)
-        assert outputs["many"] == len(seen)
-        assert not outputs["loss"].requires_grad
-    assert "log" not in vars(module)
-
-
 class Skips(Classifier):
     """Skips the second step: before the cut, or behind it."""
 
