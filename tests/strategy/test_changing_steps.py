@@ -8,6 +8,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from lightning_sfl import CutError, MessageLog, SplitFederatedStrategy
 from lightning_sfl.link.message import MessageKind
+from lightning_sfl.strategy import known_splits
+from lightning_sfl.strategy.first_step import watched_step
 
 LATER = 5
 """The epoch from which the steps below do something else."""
@@ -116,9 +118,15 @@ def test_labels_that_are_read_from_a_later_epoch_on_cross_once_the_step_was_watc
 
 
 @pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v1"])
-def test_watching_again_leaves_no_trace(algorithm):
+def test_watching_again_leaves_no_trace(algorithm, monkeypatch):
     """Law 1 over 112 steps in 56 epochs, of which steps 0, 50 and 100 are watched; with normalisation and dropout."""
-    results = []
+    results, watched = [], []
+
+    def noted(module, *rest):
+        watched.append(module.trainer.global_step)
+        return watched_step(module, *rest)
+
+    monkeypatch.setattr(known_splits, "watched_step", noted)
     used = SplitFederatedStrategy(cut="model.2", num_clients=1, aggregate_every=3, algorithm=algorithm)
     for strategy in ("auto", used):
         module = VGG.module(adamw)
@@ -126,5 +134,6 @@ def test_watching_again_leaves_no_trace(algorithm):
         results.append((module.state_dict(), torch.get_rng_state()))
     assert same(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
+    assert watched == [0, 50, 100]
     assert used.link.meter.total(MessageKind.SMASHED).messages == 112
     assert used.link.meter.total(MessageKind.LABEL).messages == 112

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from round_cases import Loses, descent, network, train
+from round_cases import Loses, assert_close, data, descent, network, train
 from sfl_models import MLP, Classifier, fit, same, sgd
 from torch import nn
 
@@ -83,3 +83,28 @@ def test_clients_counters_stay_as_they_were_after_a_round_of_which_all_are_lost(
     assert int(module.model[0].passes) == 0
     train("model.0.2", module=module, server_batching="merged", steps=3)
     assert int(module.model[0].passes) == 3
+
+
+class Scales(nn.Linear):
+    """Multiplies by a buffer, which its graph needs for the gradient."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 8)
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+def test_buffers_are_put_back_under_graphs_of_others_that_wait_for_gradients():
+    """Client 1 is left out of every step, after client 0 has run its half; the others train on."""
+    images, labels = data()
+    images[8:12] = torch.nan
+    ends = []
+    for way in ("merged", "per_client"):
+        torch.manual_seed(0)
+        module = Classifier(nn.Sequential(Scales(), *network(norm=False)[2:]).double(), descent, schedule=False)
+        ends.append(
+            train("model.0", module=module, xy=(images, labels), nonfinite="skip", server_batching=way, steps=6)
+        )
+    assert_close(ends[0].weights, ends[1].weights)
