@@ -91,7 +91,7 @@ class ClientSteps:
                 outputs[client] = output
         present = sum(weights[client] for client in outputs)
         output = together(outputs, {client: weights[client] / present for client in outputs})
-        return output, largest / present if outputs and self._rounds.shares_loss else 1.0
+        return output, largest / present if outputs else 1.0
 
     def _forward(self, batch: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
         def forward() -> Any:
