@@ -11,7 +11,7 @@ the server as one autograd operation between the cuts.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
@@ -144,7 +144,7 @@ class Halted:
 
 
 def halt(module: nn.Module, split: Split, step: Callable[[], object]) -> Halted:
-    """Run ``step`` until the cut: a client alone, in a U-shape its first part.
+    """Run ``step`` until the cut: a client alone, in a U-shape its first part. The server's buffers stay as they are.
 
     Args:
         module: The whole module.
@@ -154,7 +154,8 @@ def halt(module: nn.Module, split: Split, step: Callable[[], object]) -> Halted:
     Raises:
         CutError: The step ended without visiting the cut module.
     """
-    return _halt_at(module, split.cut, split.smashed, step)
+    with _kept(module, set(split.server_buffers) - set(split.client_buffers)):
+        return _halt_at(module, split.cut, split.smashed, step)
 
 
 def _halt_at(module: nn.Module, cut: str, places: Sequence[int], step: Callable[[], object]) -> Halted:
@@ -195,7 +196,7 @@ def inject(
     *,
     random_state: RandomState | None = None,
 ) -> Injected:
-    """Run the server's part of ``step`` alone, on what was received.
+    """Run the server's part of ``step`` alone, on what was received. The clients' buffers stay as they are.
 
     Args:
         module: The whole module; weights the client owns are not read.
@@ -221,12 +222,31 @@ def inject(
         return split.form.fill(tensors)
 
     at_server = replace_tensors(batch, blank)
-    with stubbed(module, split.stubs), replaced_forward(module.get_submodule(split.cut), cut_forward):
+    with (
+        _kept(module, set(split.client_buffers) - set(split.server_buffers)),
+        stubbed(module, split.stubs),
+        replaced_forward(module.get_submodule(split.cut), cut_forward),
+    ):
         if split.back is None:
             output = step(at_server)
         else:
             output = _halt_at(module, split.back.cut, split.back.outputs, lambda: step(at_server))
     return Injected(output, received)
+
+
+@contextmanager
+def _kept(module: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Leave the other side's buffers as they were: both sides run what stands around the modules, such as a counter."""
+    held = {name: (buffer := module.get_buffer(name), buffer.data) for name in names}
+    for buffer, data in held.values():
+        buffer.data = data.clone()
+    try:
+        yield
+    finally:
+        for name, (buffer, data) in held.items():
+            owner, _, key = name.rpartition(".")
+            module.get_submodule(owner)._buffers[key] = buffer  # the step may have assigned a new tensor
+            buffer.data = data
 
 
 def run_around(module: nn.Module, split: Split, step: Callable[[], Any], server: Carrier) -> Any:

@@ -1,6 +1,6 @@
 """The clients' forward and backward passes within one training step, client by client."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -91,7 +91,7 @@ class ClientSteps:
                 outputs[client] = output
         present = sum(weights[client] for client in outputs)
         output = together(outputs, {client: weights[client] / present for client in outputs})
-        return output, largest / present if outputs and self._rounds.shares_loss else 1.0
+        return output, largest / present if outputs else 1.0
 
     def _forward(self, batch: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
         def forward() -> Any:
@@ -117,7 +117,7 @@ class ClientSteps:
         scale = weight if federation.placements.has_common else 1.0
         batch, cut = batches[client], self._rounds.cuts.of(client)
         with federation.installed(client, scale):
-            buffers = self._buffers_to_put_back()
+            buffers = self._buffers_to_put_back(name for name, _ in self._module.named_buffers())
             if cut is None:
                 output = forward()
             elif (split := self._known.of(cut, batch)) is not None:
@@ -143,11 +143,11 @@ class ClientSteps:
             self._run_in_vain(batches, client, forward)
         return participant.lost
 
-    def _buffers_to_put_back(self) -> dict[str, Tensor]:
+    def _buffers_to_put_back(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The buffers as they are, where a client may be left out: it leaves no running statistics then."""
         if not self.presence.skips_nonfinite:
             return {}
-        return {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+        return {name: self._module.get_buffer(name).clone() for name in names}
 
     def _put_back(self, buffers: Mapping[str, Tensor]) -> None:
         for name, buffer in buffers.items():

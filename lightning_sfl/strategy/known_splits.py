@@ -84,12 +84,15 @@ class KnownSplits:
             return splits
         return None
 
-    def on_copy(self, cuts: Cuts, batch: object, step: int) -> dict[str, Split]:
-        """Learn the splits at these cuts from a step on a copy of the module, before the real one."""
+    def on_copy(self, cuts: Cuts, batch: object, step: int, accept: Callable[[dict[str, Split]], object]) -> None:
+        """Learn the splits at these cuts from a step on a copy of the module, before the real one.
+
+        They are handed to ``accept`` first, which raises if the run cannot go by them.
+        """
         kept = copied_batch(batch)
         splits = self.probed(cuts.names, cuts.last, kept)
+        accept(splits)
         self.learn(splits, kept, step)
-        return splits
 
     def choose(self, batch: object) -> str:
         """The default cut."""

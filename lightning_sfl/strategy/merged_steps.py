@@ -78,14 +78,17 @@ class MergedSteps(ClientSteps):
 
         Raises:
             SkippedStep: The step is skipped.
+            CutError: The step needs another split than the run began with.
         """
         batch = batches[client]
         if self._rounds.federation is None:
             self._rounds.choose_cut(batch)
-            self._rounds.found(self._known.on_copy(self._rounds.cuts, batch, batches.step))
+            self._known.on_copy(self._rounds.cuts, batch, batches.step, self._rounds.found)
             self._rounds.begin(batches)
         if self._known.of(self._rounds.cuts.default, batch) is None:
-            self._rounds.check_same(self._known.on_copy(self._rounds.cuts, batch, batches.step), client)
+            self._known.on_copy(
+                self._rounds.cuts, batch, batches.step, lambda splits: self._rounds.check_same(splits, client)
+            )
 
     @override
     def run(
@@ -95,7 +98,7 @@ class MergedSteps(ClientSteps):
         federation = self._rounds.federation
         if federation is None or self._known.of(self._rounds.cuts.default, batches[next(iter(batches))]) is None:
             return None, 1.0  # everybody's step is skipped, as it was on the copy
-        server_buffers = self._buffers_to_put_back()
+        buffers_before = self._buffers_to_put_back(name for name, _ in self._module.named_buffers())
         halves: dict[int, _Half] = {}
         for client in batches:
             logs.begin_client(batches[client])
@@ -108,7 +111,7 @@ class MergedSteps(ClientSteps):
         injected = self._run_server(halves, lambda batch: self._forward(batch, args, kwargs)(), logs)
         if not self.presence.counts(injected.output, list(halves)):
             if injected.output is not None:
-                self._put_back(server_buffers)
+                self._put_back(buffers_before)
                 for client, half in halves.items():
                     with federation.installed(client):
                         self._put_back(half.buffers_before)
@@ -137,7 +140,7 @@ class MergedSteps(ClientSteps):
         assert split is not None
         returned: list[Any] = []
         with self._rounds.federation.installed(client):
-            buffers = self._buffers_to_put_back()
+            buffers = self._buffers_to_put_back(split.client_buffers)
             try:
                 halted = halt(self._module, split, lambda: returned.append(forward()))
             except CutError:
@@ -161,17 +164,10 @@ class MergedSteps(ClientSteps):
             for place in range(len(split.smashed))
         ]
         batch = _merged_batch(halves)
-        clients = set(split.client_buffers) - set(split.server_buffers)
-        # What runs around the stubs may write the clients' buffers: not into those that their graphs hold.
-        before = {name: self._module.get_buffer(name).data for name in clients}
-        for name, data in before.items():
-            self._module.get_buffer(name).data = data.clone()
         logs.begin_client(batch)
         with _silent_until(self._module, split.cut):
             injected = inject(self._module, split, step, batch, smashed, random_state=RandomState.capture())
         logs.end_client(sum(half.records for half in halves.values()))
-        for name, data in before.items():
-            self._module.get_buffer(name).data = data
         return injected
 
 

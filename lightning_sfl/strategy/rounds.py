@@ -73,11 +73,6 @@ class Rounds:
         """Where every client cuts."""
         return self._moving.now
 
-    @property
-    def shares_loss(self) -> bool:
-        """Whether the server steps one copy on the participants' weighted mean loss."""
-        return self.federation is not None and self.federation.placements.has_common
-
     def begin(self, batches: ClientBatches) -> None:
         """Begin a step: stop showing the global model, and begin its round if it is a new one.
 

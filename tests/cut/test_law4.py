@@ -169,3 +169,39 @@ def test_the_server_draws_its_own_random_numbers_without_the_clients_state():
         for _ in range(3)
     }
     assert len(losses) == 3
+
+
+class Counts(nn.Module):
+    """Counts its steps before the cut, in place and in a new tensor; nothing but the log behind the cut reads them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near, self.far = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 1)
+        self.near.register_buffer("passes", torch.tensor(0))
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("decay", torch.tensor(1.0))
+
+    def training_step(self, batch, batch_idx):
+        self.steps += 1
+        self.decay = self.decay / 2
+        self.near.passes += 1
+        return self.far(self.near(batch)).sum()
+
+
+def test_each_half_leaves_the_other_sides_buffers_as_they_were():
+    """Both run the program from its beginning, in one process on one module: each counter counts the step once."""
+    module, batch = Counts(), torch.rand(8, 4)
+    split = search(module, batch).split("near.0")
+    assert split.client_buffers == ("near.passes",)
+    assert split.server_buffers == ("steps", "decay")
+    buffers = dict(module.named_buffers())
+    halted = halt(module, split, lambda: module.training_step(batch, 0))
+    assert {name: float(buffer) for name, buffer in module.named_buffers()} == {
+        "steps": 0, "decay": 1, "near.passes": 1,
+    }  # fmt: skip
+    inject(module, split, lambda received: module.training_step(received, 0), batch, halted.smashed)
+    assert {name: float(buffer) for name, buffer in module.named_buffers()} == {
+        "steps": 1, "decay": 0.5, "near.passes": 1,
+    }  # fmt: skip
+    assert module.steps is buffers["steps"]
+    assert module.near.passes is buffers["near.passes"]

@@ -1,5 +1,7 @@
 """Two cuts: client, server, client. Laws 4 and what is found, verified and refused."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -170,3 +172,55 @@ def test_every_pair_that_is_listed_runs_apart():
     assert "model.transformer.ln_f" not in names
     for cut in found:
         assert "model.lm_head.weight" in cut.split.client_parameters
+
+
+class Tokens(nn.Linear):
+    """Keeps what it was given beside what it computes on: how many tokens the masks let through, and a mean."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+        self.register_buffer("seen", torch.tensor(0))
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, hidden, beside, mask):
+        self.seen += mask.sum()
+        self.mean.lerp_(beside.detach().mean(0), 0.5)
+        return super().forward(hidden)
+
+
+class Doubles(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+
+    def forward(self, x):
+        hidden = super().forward(x)
+        return hidden, hidden * 2
+
+
+class Keeps(nn.Module):
+    """Its middle layer writes buffers of what nothing else reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.tail = Doubles(), Tokens(), nn.Linear(3, 2)
+
+    def training_step(self, batch, batch_idx):
+        hidden, beside = self.first(batch["x"])
+        return nn.functional.cross_entropy(self.tail(self.middle(hidden, beside, batch["mask"])), batch["y"])
+
+
+def test_what_the_servers_buffers_are_written_from_crosses():
+    """Nothing else reads the mask, nor the second output of the first part."""
+    torch.manual_seed(0)
+    module = Keeps()
+    batch = {"x": torch.rand(4, 4), "mask": torch.tensor([[1, 0], [1, 1], [0, 0], [1, 1]]), "y": torch.arange(4) % 2}
+    split = search(module, batch, last="middle").split("first")
+    assert split.crossing == {"mask": Crossing.MASK}
+    assert split.smashed == (0, 1)
+    assert split.server_buffers == ("middle.seen", "middle.mean")
+    client, whole = copy.deepcopy(module), copy.deepcopy(module)
+    blank = {**batch, "x": torch.full((4, 4), 7.0), "y": torch.full((4,), 7)}
+    run_around(client, split, lambda: client.training_step(batch, 0), Server(module, split, blank))
+    whole.training_step(batch, 0)
+    assert int(module.middle.seen) == 5
+    assert torch.equal(module.middle.mean, whole.middle.mean)

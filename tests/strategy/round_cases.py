@@ -8,6 +8,7 @@ behind is one copy. That is the design's definition, written down once for all a
 import copy
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -186,6 +187,24 @@ def job(
     )
 
 
+def train_on(job: Job, parties: dict[int, Party], main: Party | None, step: Step, silent: set[int]) -> None:
+    """One step of those who are there; the gradient does not come back to the silent."""
+    shares = job.loss_shares(step)
+    if main:
+        main.optimizer.zero_grad()
+    for client, indices in step.items():
+        images, labels = job.batch(indices)
+        hidden = parties[client].network(images)
+        received = hidden.detach().requires_grad_()
+        (cross_entropy(main.network(received) if main else received, labels) * shares[client]).backward()
+        if client not in silent:
+            parties[client].optimizer.zero_grad()
+            hidden.backward(received.grad / shares[client])
+            parties[client].optimizer.step()
+    if main:
+        main.optimizer.step()
+
+
 def straight(
     job: Job,
     algorithm: str,
@@ -194,6 +213,7 @@ def straight(
     lost: Lost = frozenset(),
     norm: bool = True,
     begin: nn.Sequential | None = None,
+    train_on: Callable[[Job, dict[int, Party], Party | None, Step, set[int]], None] = train_on,
 ) -> dict[str, torch.Tensor]:
     """How a run ends.
 
@@ -204,6 +224,7 @@ def straight(
         lost: Who is lost, when.
         norm: Whether the network has batch normalisation.
         begin: The network to begin from, if another.
+        train_on: One step of those who are there, if another.
     """
     whole = begin or network(norm=norm)
     length = job.every * (job.clients_per_round if algorithm == "splitfed_v2" else 1)
@@ -230,24 +251,6 @@ def straight(
         if here:
             fed.take_in({client: parties[client] for client in sorted(here)}, job.shares(here))
     return nn.Sequential(*fed.network, *(main.network if main else ())).state_dict()
-
-
-def train_on(job: Job, parties: dict[int, Party], main: Party | None, step: Step, silent: set[int]) -> None:
-    """One step of those who are there; the gradient does not come back to the silent."""
-    shares = job.loss_shares(step)
-    if main:
-        main.optimizer.zero_grad()
-    for client, indices in step.items():
-        images, labels = job.batch(indices)
-        hidden = parties[client].network(images)
-        received = hidden.detach().requires_grad_()
-        (cross_entropy(main.network(received) if main else received, labels) * shares[client]).backward()
-        if client not in silent:
-            parties[client].optimizer.zero_grad()
-            hidden.backward(received.grad / shares[client])
-            parties[client].optimizer.step()
-    if main:
-        main.optimizer.step()
 
 
 def common(job: Job, layers: nn.Sequential, state: dict | None = None) -> Party | None:

@@ -220,6 +220,23 @@ def test_a_cut_asked_for_before_the_first_step_is_checked_on_the_first_batch():
         assert same(module.state_dict(), before)
 
 
+def test_a_cut_asked_for_between_two_epochs_is_tried_on_a_first_batch():
+    """`training_step` is given no batch index that Lightning would not give it."""
+
+    seen = []
+
+    class Notes(Classifier):
+        def training_step(self, batch, batch_idx):
+            seen.append(batch_idx)
+            return super().training_step(batch, batch_idx)
+
+    module = Notes(network(), momentum, schedule=False)
+    found = train(plan={1: Allocation(cut=["model.5"] * 3)}, hook="on_train_epoch_start", module=module, steps=4)
+    assert found.trainer.current_epoch > 1
+    assert found.asks.cuts[-1] == ["model.5"] * 3
+    assert set(seen) == {0, 1}
+
+
 def test_one_step_per_round_is_the_big_batch_whatever_the_batch_sizes():
     """Gradient descent on the mean over 4 + 4 + 4, 2 + 4 + 2 and 2 + 2 + 2 samples: short batches end passes."""
     plan = {0: SIZES, 1: Allocation(batch_size=[8, 2, 2])}

@@ -3,8 +3,9 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from round_cases import ALGORITHMS, Loses, adamw, assert_close, job, momentum, network, straight, train
+from round_cases import ALGORITHMS, Loses, adamw, assert_close, data, job, momentum, network, straight, train
 from sfl_models import same
+from torch.nn.functional import cross_entropy
 
 from lightning_sfl.algorithms import make_algorithm
 from lightning_sfl.allocation import Allocation
@@ -186,6 +187,22 @@ def test_an_update_lost_before_the_upload_is_not_sent():
     assert updates == [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2)]
     states = [m.client for m in found.log.messages(kinds=["optimizer_state"]) if m.is_uplink and m.round == 0]
     assert states == [0, 2]
+
+
+@pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v1"])
+def test_the_loss_of_a_step_is_that_of_those_who_are_there(algorithm):
+    """Client 0 is lost in the second step: 4 and 2 samples are left, whose mean loss it is. Nothing moves."""
+    found = train(
+        algorithm=algorithm,
+        norm=False,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0),
+        attendance=Loses({(0, "before_forward", 1)}),
+        steps=3,
+    )
+    images, labels = data()
+    for step, (batches, loss) in enumerate(zip(found.asks.steps, found.asks.losses, strict=True)):
+        seen = [place for client, own in batches.items() if client or not step for place in own]
+        assert loss == pytest.approx(cross_entropy(network(norm=False)(images[seen]), labels[seen]).item(), abs=1e-12)
 
 
 def test_stages_have_the_names_the_loop_uses():

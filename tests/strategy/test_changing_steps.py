@@ -8,6 +8,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from lightning_sfl import CutError, MessageLog, SplitFederatedStrategy
 from lightning_sfl.link.message import MessageKind
+from lightning_sfl.strategy import known_splits
+from lightning_sfl.strategy.first_step import watched_step
 
 LATER = 5
 """The epoch from which the steps below do something else."""
@@ -65,6 +67,31 @@ def test_a_step_that_breaks_its_cut_later_is_refused_when_it_is_watched_again(ki
     assert module.steps == 101
 
 
+@pytest.mark.parametrize("way", ["per_client", "merged"])
+def test_a_step_whose_clients_need_other_weights_later_is_refused(way):
+    """A layer that nobody read, and that was the server's, is read before the cut: the cut would be valid."""
+
+    class Grows(Classifier):
+        def __init__(self) -> None:
+            torch.manual_seed(0)
+            super().__init__(mlp(), adamw, schedule=False)
+            self.extra = nn.Linear(16, 16)
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            hidden = self.model[:2](x)
+            if self.current_epoch >= LATER:
+                hidden = hidden + self.extra(hidden)
+            return cross_entropy(self.model[2:](hidden), y)
+
+    module = Grows()
+    used = SplitFederatedStrategy(cut="model.2", num_clients=2, server_batching=way)
+    trainer = quiet_trainer(strategy=used, max_epochs=60)
+    with pytest.raises(CutError, match="cut='model.2': the training step has changed, and other weights lie before"):
+        trainer.fit(module, MLP.loader(4, 2))
+    assert trainer.global_step == 50
+
+
 def test_labels_that_are_read_from_a_later_epoch_on_cross_once_the_step_was_watched_again():
     """Epochs of 2 steps, so that step 50, at least 50 after the first, begins epoch 25."""
 
@@ -91,9 +118,15 @@ def test_labels_that_are_read_from_a_later_epoch_on_cross_once_the_step_was_watc
 
 
 @pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v1"])
-def test_watching_again_leaves_no_trace(algorithm):
+def test_watching_again_leaves_no_trace(algorithm, monkeypatch):
     """Law 1 over 112 steps in 56 epochs, of which steps 0, 50 and 100 are watched; with normalisation and dropout."""
-    results = []
+    results, watched = [], []
+
+    def noted(module, *rest):
+        watched.append(module.trainer.global_step)
+        return watched_step(module, *rest)
+
+    monkeypatch.setattr(known_splits, "watched_step", noted)
     used = SplitFederatedStrategy(cut="model.2", num_clients=1, aggregate_every=3, algorithm=algorithm)
     for strategy in ("auto", used):
         module = VGG.module(adamw)
@@ -101,5 +134,6 @@ def test_watching_again_leaves_no_trace(algorithm):
         results.append((module.state_dict(), torch.get_rng_state()))
     assert same(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
+    assert watched == [0, 50, 100]
     assert used.link.meter.total(MessageKind.SMASHED).messages == 112
     assert used.link.meter.total(MessageKind.LABEL).messages == 112

@@ -8,8 +8,8 @@ from sfl_models import GPT2, MLP, RESNET, VGG, adamw, fit, same, sgd
 
 from lightning_sfl import SplitFederatedStrategy
 
-SIZES = (7, 3, 6, 5)
-PARTS = [[*range(7)], [*range(7, 10)], [*range(10, 16)], [*range(16, 21)]]
+SIZES = (3, 7, 6, 5)
+PARTS = [[*range(3)], [*range(3, 10)], [*range(10, 16)], [*range(16, 21)]]
 
 
 def trained(kind, optimizer, cut, algorithm="splitfed_v1", **options):
@@ -23,7 +23,7 @@ def trained(kind, optimizer, cut, algorithm="splitfed_v1", **options):
         server_inputs=() if cut is None else kind.server_inputs,
         **options,
     )
-    trainer = fit(module, kind.loader(sum(SIZES), 3, shuffle=True), strategy, max_epochs=2)
+    trainer = fit(module, kind.loader(sum(SIZES), 4, shuffle=True), strategy, max_epochs=2)
     state = trainer.strategy.optimizers[0].state_dict()["state"]
     return module.state_dict(), trainer.callback_metrics, state, torch.get_rng_state()
 

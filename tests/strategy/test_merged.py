@@ -1,19 +1,15 @@
 """`server_batching="merged"`: one server pass over what all clients have sent, against a straight-line loop."""
 
-from collections import Counter
-
 import lightning.pytorch as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from resume_cases import differences
-from round_cases import Loses, adamw, assert_close, common, data, job, momentum, network, train
+from round_cases import Loses, adamw, assert_close, data, job, momentum, network, straight, train
 from sfl_models import BERT, GPT2, KINDS, LLAMA, RESNET, Classifier, fit, same, sgd
 from sfl_models import adamw as adamw_of_floats
-from straight_loops import FedServer
 from test_loss_scaling import ended, half
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sfl import Allocation, SplitFederatedStrategy
@@ -22,30 +18,9 @@ from lightning_sfl.link.message import MessageKind
 pytestmark = pytest.mark.filterwarnings("ignore:`training_step` returned `None`:UserWarning")
 
 
-def loop(job, *, own=3, lost=frozenset()):
-    """How a merged run ends: as `round_cases.straight`, but the server sees one batch, and its norms too."""
-    whole = network()
-    fed, main = FedServer(job, whole[:own]), common(job, whole[own:])
-    first = 0
-    for steps in job.rounds(job.every):
-        parties = {client: fed.hand_out(client) for step in steps for client in step}
-        gone, samples = set(), Counter()
-        for place, step in enumerate(steps, start=first):
-            early = {c for c, stage, at in lost if at == place and stage in ("before_forward", "after_forward")}
-            silent = {c for c, stage, at in lost if at == place and stage == "before_gradient"}
-            skipped = {c for c, stage, at in lost if at == place and stage == "skipped"}
-            gone |= early & set(step)
-            there = {client: indices for client, indices in step.items() if client not in gone | skipped}
-            if there:
-                merged_step(job, parties, main, there, silent)
-                samples.update({client: len(indices) for client, indices in there.items()})
-                gone |= silent & set(there)
-        first += len(steps)
-        gone |= {c for c, stage, at in lost if at == first - 1 and stage == "before_upload"}
-        here = {client: count for client, count in samples.items() if client not in gone}
-        if here:
-            fed.take_in({client: parties[client] for client in sorted(here)}, job.shares(here))
-    return nn.Sequential(*fed.network, *main.network).state_dict()
+def loop(job, *, lost=frozenset()):
+    """How a merged run ends: the server sees one batch, and its norms too."""
+    return straight(job, "splitfed_shared", lost=lost, train_on=merged_step)
 
 
 def merged_step(job, parties, main, step, silent):
@@ -208,43 +183,6 @@ def test_a_loss_that_is_no_number_leaves_the_step_out():
     assert 2 < len(bad) < 7
     lost = {(client, "skipped", place) for client in range(3) for place in bad}
     assert_close(found.weights, loop(job(found, momentum, xy=(images, labels)), lost=lost))
-
-
-class Logs(Classifier):
-    """Logs the inputs before the cut, and how many there are behind it."""
-
-    def training_step(self, batch, batch_idx):
-        x, y = batch
-        self.log("inputs", x.mean(), on_step=True, on_epoch=True)
-        loss = cross_entropy(self.model(x), y)
-        self.log("rows", float(len(y)), on_step=True, on_epoch=False)
-        return {"loss": loss, "many": len(y)}
-
-
-class Logged(pl.Callback):
-    """Notes what was logged and returned in every step."""
-
-    def __init__(self) -> None:
-        self.steps = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.steps.append((dict(batch.indices), metrics, dict(outputs)))
-
-
-def test_values_are_logged_on_the_side_where_they_are_computed():
-    """Inputs by each client, weighted by samples; what the server half logs, once, of the merged batch."""
-    logged = Logged()
-    module = Logs(network(), momentum, schedule=False)
-    train(server_batching="merged", module=module, callbacks=[logged], steps=4)
-    images, _ = data()
-    for indices, metrics, outputs in logged.steps:
-        seen = [place for own in indices.values() for place in own]
-        assert metrics["inputs_step"] == pytest.approx(float(images[seen].mean()), abs=1e-12)
-        assert metrics["rows"] == len(seen)
-        assert outputs["many"] == len(seen)
-        assert not outputs["loss"].requires_grad
-    assert "log" not in vars(module)
 
 
 class Skips(Classifier):

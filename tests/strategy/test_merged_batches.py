@@ -1,12 +1,16 @@
-"""`server_batching="merged"` on batches that cannot become one, and on first steps that are skipped."""
+"""`server_batching="merged"` on batches that cannot become one, on batches that can, and on steps that are skipped."""
+
+import itertools
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from round_cases import assert_close, data, momentum, network, train
 from sfl_models import Classifier, fit, same
+from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lightning_sfl import SplitFederatedStrategy
+from lightning_sfl import MessageLog, SplitFederatedStrategy
 
 pytestmark = pytest.mark.filterwarnings("ignore:`training_step` returned `None`:UserWarning")
 
@@ -77,3 +81,88 @@ def test_the_first_step_may_be_skipped(marked, cut):
     ]
     assert_close(ends[0].weights, ends[1].weights)
     assert not same(ends[0].weights, network(norm=False).state_dict())
+
+
+@pytest.mark.parametrize("way", ["merged", "per_client"])
+def test_a_later_step_may_be_skipped_by_everybody_where_it_would_tell_anew(way):
+    """Step 50 begins an epoch, at least 50 after the last watched one: it is to tell again, and has nothing to."""
+
+    class SkipsLater(Classifier):
+        def training_step(self, batch, batch_idx):
+            return None if self.current_epoch == 50 else super().training_step(batch, batch_idx)
+
+    module = SkipsLater(network(norm=False), momentum, schedule=False)
+    strategy = SplitFederatedStrategy(cut="model.2", num_clients=2, server_batching=way, batch_size=4)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data(8)), batch_size=4)
+    weights = []
+
+    def keep(trainer, pl_module, *_):
+        weights.append(pl_module.model[9].weight.detach().clone())
+
+    callbacks = [LambdaCallback(on_train_epoch_end=keep)]
+    fit(module, loader, strategy, max_epochs=53, precision="64-true", callbacks=callbacks)
+    still = [torch.equal(one, other) for one, other in itertools.pairwise(weights)]
+    assert still == [epoch == 50 for epoch in range(1, 53)]
+
+
+class Scaled(Classifier):
+    """Reads, beside the smashed data, how many rows the private images have; before the cut, a number too."""
+
+    def training_step(self, batch, batch_idx):
+        hidden = self.model(batch["x"] * batch["scale"])
+        return cross_entropy(hidden, batch["y"], reduction="sum") / len(batch["x"])
+
+
+def test_what_is_private_stands_blank_at_the_server_in_the_merged_batchs_size():
+    """It ends like a run client by client; the number stays one number."""
+    images, labels = data()
+
+    def collate(places):
+        return {"x": images[places], "scale": torch.tensor(0.5), "y": labels[places]}
+
+    def run(way):
+        log = MessageLog()
+        strategy = SplitFederatedStrategy(
+            cut="model.2", num_clients=2, partition=[[*range(10)], [*range(10, 18)]], server_batching=way,
+            message_log=log,
+        )  # fmt: skip
+        module = Scaled(network(norm=False), momentum, schedule=False)
+        loader = torch.utils.data.DataLoader(range(18), batch_size=4, collate_fn=collate)
+        fit(module, loader, strategy, max_epochs=2, precision="64-true")
+        assert {name for m in log.messages(kinds=["label", "mask", "input"]) for name in m.tensors} == {"y"}
+        return module.state_dict()
+
+    assert_close(run("merged"), run("per_client"))
+
+
+class Sorts(nn.Linear):
+    """Gives classes of its records beside what it computes."""
+
+    def forward(self, x):
+        hidden = super().forward(x)
+        return hidden, (x[:, 0] > 0).long()
+
+
+class Embeds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = nn.Embedding(2, 8)
+        self.rest = network(norm=False)[2:]
+
+    def forward(self, given):
+        hidden, kinds = given
+        return self.rest(hidden + self.classes(kinds))
+
+
+def test_smashed_data_without_a_gradient_are_shared_out_too():
+    """Whole numbers that cross beside the others: no gradient of theirs comes back."""
+    ends = []
+    for way in ("merged", "per_client"):
+        torch.manual_seed(0)
+        layers = nn.Sequential(Sorts(6, 8), Embeds()).double()
+        module = Classifier(layers, momentum, schedule=False)
+        found = train("model.0", module=module, server_batching=way, steps=6)
+        ends.append(found.weights)
+        assert {len(m.tensors) for m in found.log.messages(kinds=["smashed"])} == {2}
+        assert {len(m.tensors) for m in found.log.messages(kinds=["cut_gradient"])} == {1}
+    assert_close(*ends)

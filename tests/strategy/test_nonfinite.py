@@ -4,7 +4,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from round_cases import ALGORITHMS, adamw, assert_close, data, job, momentum, network, straight, train
-from sfl_models import Classifier
+from sfl_models import Classifier, fit, same
 from torch import nn
 
 from lightning_sfl import SplitFederatedStrategy
@@ -60,6 +60,27 @@ def test_a_loss_that_is_no_number_in_the_very_first_step(algorithm, everybody):
     clients = range(3) if everybody else [0]
     lost = {(client, "skipped", step) for client in clients for step in range(4)}
     assert_close(found.weights, straight(job(found, momentum, xy=xy), algorithm, lost=lost))
+
+
+@pytest.mark.parametrize("way", ["per_client", "merged"])
+def test_a_step_that_the_module_skips_leaves_its_running_statistics_as_in_plain_lightning(way):
+    """Law 1: the third of a round of five steps returns None after its forward, which is no loss that is no number."""
+
+    class Skips(Classifier):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return None if batch_idx == 2 else loss
+
+    strategy = SplitFederatedStrategy(
+        cut="model.2", num_clients=1, partition=[[*range(18)]], nonfinite="skip", server_batching=way, aggregate_every=5
+    )
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), batch_size=4)
+    ends = []
+    for used in ("auto", strategy):
+        module = Skips(network(), momentum, schedule=False)
+        fit(module, loader, used, max_epochs=1, precision="64-true")
+        ends.append(module.state_dict())
+    assert same(*ends)
 
 
 @pytest.mark.parametrize("client", [0, 2])
