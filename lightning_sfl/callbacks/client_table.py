@@ -1,6 +1,7 @@
 """What a run has cost every client that took part, as a table."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,6 +49,11 @@ class ClientTable:
     def rows(self) -> list[list[float]]:
         """A row per client that took part, by its number, in the order of ``COLUMNS``."""
         return [[client, *dataclasses.astuple(row)] for client, row in sorted(self._rows.items())]
+
+    @property
+    def total_bytes(self) -> float:
+        """What all clients sent and received."""
+        return math.fsum(row.uplink_bytes + row.downlink_bytes for row in self._rows.values())
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, as plain Python."""

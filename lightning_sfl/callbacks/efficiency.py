@@ -34,8 +34,9 @@ class EfficiencyMonitor(pl.Callback):
     ``energy/step_client_joule``, ``energy/step_server_joule``, ``comm/step_uplink_bytes``,
     ``comm/step_downlink_bytes``, ``memory/client_bytes`` (of the one that needs most). Per round, at most once per
     ``log_every_n_steps``: ``delay/round_s``, ``delay/simulated_s`` (since the run's start), ``energy/client_joule``,
-    ``energy/server_joule``, ``comm/uplink_bytes``, ``comm/downlink_bytes`` and ``round``. When the fit ends, a table of
-    the clients: ``report/clients``. What an environment does not model is not logged. A run that goes on from a
+    ``energy/server_joule``, ``comm/uplink_bytes``, ``comm/downlink_bytes`` and ``round``. When the fit ends,
+    ``comm/total_bytes``, ``energy/total_joule`` (of clients and server), ``delay/total_s``, and a table of the clients,
+    ``report/clients``. What an environment does not model is not logged. A run that goes on from a
     checkpoint goes on with the simulated time and the sums that it had.
 
     Args:
@@ -108,9 +109,17 @@ class EfficiencyMonitor(pl.Callback):
             self._end_round(trainer, batch.round)
 
     @override
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the table of clients."""
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the table of clients, and what the run has cost in all."""
         loggers.log_table(trainer.loggers, COLUMNS, self.clients.rows())
+        clock = self.clock
+        clients = math.fsum([*clock.client_compute_joule.values(), *clock.client_radio_joule.values()])
+        totals = {
+            "comm/total_bytes": self.clients.total_bytes,
+            "energy/total_joule": clients + clock.server_compute_joule + clock.server_radio_joule,
+            "delay/total_s": clock.seconds,
+        }
+        loggers.log_metrics(trainer.loggers, _modelled(totals), trainer.global_step)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -169,7 +178,7 @@ class EfficiencyMonitor(pl.Callback):
         """Log the round, unless one was logged only a few steps ago, and begin the next one's sums."""
         if trainer.global_step >= self._logs_from_step:
             values = {**self._round.metrics(self.clock.seconds), "round": float(round)}
-            loggers.log_round(trainer.loggers, _modelled(values), trainer.global_step)
+            loggers.log_metrics(trainer.loggers, _modelled(values), trainer.global_step)
             self._logs_from_step = trainer.global_step + getattr(trainer, "log_every_n_steps", 1)
         self._round = RoundSums(began_s=self.clock.seconds)
 

@@ -20,8 +20,8 @@ def prepare(loggers: Sequence[Logger]) -> None:
                 logger.experiment.define_metric(name, step_metric="round")
 
 
-def log_round(loggers: Sequence[Logger], values: Mapping[str, float], step: int) -> None:
-    """Log what a round has cost."""
+def log_metrics(loggers: Sequence[Logger], values: Mapping[str, float], step: int) -> None:
+    """Log numbers at a step, however often steps are logged."""
     for logger in loggers:
         logger.log_metrics(dict(values), step=step)
 

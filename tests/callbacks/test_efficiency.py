@@ -200,6 +200,12 @@ def test_what_is_logged_and_shown(tmp_path):
     assert float(rounds[0]["energy/server_joule"]) == pytest.approx(server)
     assert sum(float(line["comm/uplink_bytes"]) for line in rounds) == total(uplink=True).payload_byte
     assert sum(float(line["comm/downlink_bytes"]) for line in rounds) == total(uplink=False).payload_byte
+    (last,) = [line for line in lines if line["comm/total_bytes"]]
+    assert float(last["comm/total_bytes"]) == total().payload_byte
+    assert float(last["delay/total_s"]) == pytest.approx(monitor.clock.seconds)
+    every = [world.round(everybody(world), Ends(first=round == 0), round=round) for round in (0, 1)]
+    joule = sum((c.compute_joule + c.radio_joule).sum() + c.server_compute_joule + c.server_radio_joule for c in every)
+    assert float(last["energy/total_joule"]) == pytest.approx(joule)
     step = cost.steps[0]
     assert float(steps[0]["delay/step_s"]) == pytest.approx(step.total_s)
     assert float(steps[0]["delay/straggler"]) == step.straggler
