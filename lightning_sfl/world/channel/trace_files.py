@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from lightning_sfl.world.arrays import FloatArray
 from lightning_sfl.world.channel.traces import CapacityTrace
 
 PACKET_BIT = 1500 * 8  # of one delivery opportunity
@@ -68,11 +69,28 @@ def read_rate_log(
     """
     if rate_unit not in _BIT_PER_S:
         raise ValueError(f"rate_unit={rate_unit!r} is not accepted: give one of {', '.join(_BIT_PER_S)}.")
+    times, rates = read_log(path, time_column, rate_column, time_format, least=0.0)
+    ends = np.append(times, times[-1] + float(np.median(np.diff(times))))
+    return CapacityTrace.of_rates(ends, rates * _BIT_PER_S[rate_unit], name=str(path))
+
+
+def read_log(
+    path: Path, time_column: str, value_column: str, time_format: str | None, *, least: float = -math.inf
+) -> tuple[FloatArray, FloatArray]:
+    """Times in seconds, in ascending order, and the mean of the values at each of them.
+
+    Args:
+        path: A file of comma-separated values, plain or compressed (``.gz``).
+        time_column: Name of the column of times.
+        value_column: Name of the column of values.
+        time_format: How times are written, for ``datetime.strptime``; None: in seconds.
+        least: The least value that is accepted.
+    """
     seconds = float if time_format is None else _seconds_since_first(time_format)
     times: list[float] = []
-    rates: list[list[float]] = []
+    values: list[list[float]] = []
     reader = csv.DictReader(_text(path).splitlines())
-    for column in (time_column, rate_column):
+    for column in (time_column, value_column):
         if column not in (reader.fieldnames or ()):
             known = ", ".join(reader.fieldnames or ()) or "none"
             raise ValueError(f"{path} has no column {column!r}; its columns: {known}.")
@@ -80,24 +98,21 @@ def read_rate_log(
         number = reader.line_num
         written = row[time_column]
         time = _number(path, number, time_column, written, seconds)
-        rate = _number(path, number, rate_column, row[rate_column], float)
-        if rate < 0.0:
-            raise _refused(path, number, row[rate_column], f"a {rate_column} of at least 0")
+        value = _number(path, number, value_column, row[value_column], float)
+        if value < least:
+            raise _refused(path, number, row[value_column], f"a {value_column} of at least {least:g}")
         if times and time < times[-1]:
             raise _backwards(path, number, written, "the line before it")
         if times and time == times[-1]:
-            rates[-1].append(rate)
+            values[-1].append(value)
         else:
             times.append(time)
-            rates.append([rate])
+            values.append([value])
     if not times:
         raise _empty(path)
     if len(times) == 1:
         raise ValueError(f"{path} has one time alone, {written!r}; give two or more, so that there is a length.")
-    steps = np.diff(times)
-    ends = np.append(times, times[-1] + float(np.median(steps)))
-    means = np.array([sum(each) / len(each) for each in rates]) * _BIT_PER_S[rate_unit]
-    return CapacityTrace.of_rates(ends, means, name=str(path))
+    return np.array(times), np.array([sum(each) / len(each) for each in values])
 
 
 def read_ucc_5g_log(path: Path, rate_column: Literal["DL_bitrate", "UL_bitrate"] = "DL_bitrate") -> CapacityTrace:

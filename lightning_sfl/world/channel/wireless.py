@@ -215,7 +215,7 @@ class WirelessChannel:
             end = self.fading.end_s(block)
             span = end - now[here]
             done = left[here] <= rate * span
-            elapsed[here] += np.where(done, left[here] / rate, span)
+            elapsed[here] += np.divide(left[here], rate, out=span.copy(), where=done)
             left[here] = np.where(done, 0.0, left[here] - rate * span)
             now[here] = end
             blocks[here] += 1
