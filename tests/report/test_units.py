@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from lightning_sfl.report.units import bytes_text, flop_text
+from lightning_sfl.report.units import bytes_text, flop_text, joule_text, seconds_text
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,24 @@ def test_bytes_are_never_rounded_up_to_a_full_unit_of_the_next(value):
 @pytest.mark.parametrize("value", [999.96, 999.999e6])
 def test_flop_are_never_rounded_up_to_a_full_unit_of_the_next(value):
     assert not flop_text(value).startswith("1,000")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (math.nan, "–"),
+        (0.0, "0.00 µs"),
+        (3.5e-5, "35.00 µs"),
+        (0.9994, "999.40 ms"),
+        (0.999_996, "1.00 s"),
+        (12.345, "12.35 s"),
+        (5400.0, "5,400.00 s"),
+    ],
+)
+def test_seconds_are_shown_in_the_unit_that_fits(value, text):
+    assert seconds_text(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(math.nan, "–"), (0.02, "20.00 mJ"), (7.5, "7.50 J"), (2e6, "2.00 MJ")])
+def test_joules_are_shown_in_the_unit_that_fits(value, text):
+    assert joule_text(value) == text
