@@ -26,18 +26,18 @@ def flop_text(value: float) -> str:
 
 def seconds_text(value: float) -> str:
     """Seconds, in a thousandth or a millionth of them where there is less than one; a dash for an unknown number."""
-    return _metric_text(value, {"s": 1.0, "ms": 1e-3, "µs": 1e-6})
+    return _metric_text(value, {"µs": 1e-6, "ms": 1e-3, "s": 1.0})
 
 
 def joule_text(value: float) -> str:
     """Joules in the decimal unit that fits; a dash for an unknown number."""
-    return _metric_text(value, {"MJ": 1e6, "kJ": 1e3, "J": 1.0, "mJ": 1e-3, "µJ": 1e-6})
+    return _metric_text(value, {"µJ": 1e-6, "mJ": 1e-3, "J": 1.0, "kJ": 1e3, "MJ": 1e6})
 
 
 def _metric_text(value: float, units: Mapping[str, float]) -> str:
-    """A number in the largest of the units, from large to small, of which there is one at least."""
+    """A number in the first of the units, from small to large, of which there are fewer than a thousand."""
     if math.isnan(value):
         return "–"
-    fits = [name for name, size in units.items() if round(value / size, 2) >= 1]
-    unit = fits[0] if fits else list(units)[-1]
+    largest = list(units)[-1]
+    unit = next((name for name, size in units.items() if round(value / size, 2) < 1000), largest)
     return f"{value / units[unit]:,.2f} {unit}"
