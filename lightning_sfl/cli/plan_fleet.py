@@ -1,7 +1,8 @@
 """The fleet's side of a plan: what rounds cost where everybody cuts at the same place."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from lightning_sfl.world.cost.pareto import pareto_optimal
 from lightning_sfl.world.cost.participation import Participation
 from lightning_sfl.world.cost.round_cost import RoundCost
 from lightning_sfl.world.cost.rules import Rule
+from lightning_sfl.world.cost.step_cost import StepCost
 from lightning_sfl.world.world import Ends, World
 
 ROUNDS = 20
@@ -123,21 +125,20 @@ class FleetPlan:
             client_joule=_mean([float((cost.compute_joule + cost.radio_joule).sum()) for cost in costs]),
             uplink_byte=_mean([_uplink_bit(cost) / 8 for cost in costs]),
             downlink_byte=_mean([_downlink_bit(cost) / 8 for cost in costs]),
-            step_s=self._by_client(costs, [_mean_of([step.client_s for step in cost.steps]) for cost in costs]),
-            step_joule=self._by_client(
-                costs, [_mean_of([step.compute_joule + step.radio_joule for step in cost.steps]) for cost in costs]
-            ),
+            step_s=self._by_client(costs, lambda step: step.client_s),
+            step_joule=self._by_client(costs, lambda step: step.compute_joule + step.radio_joule),
             memory_byte=self.world.memory_at(cuts, self.batch_size),
             fits=fits,
             is_pareto=False,
         )
 
-    def _by_client(self, costs: Sequence[RoundCost], values: Sequence[FloatArray]) -> FloatArray:
-        """Means over the rounds that each client took part in; NaN for those that took part in none."""
+    def _by_client(self, costs: Sequence[RoundCost], of_step: Callable[[StepCost], FloatArray]) -> FloatArray:
+        """Means over the steps of each client, in the rounds it took part in; NaN for those that took part in none."""
         total, times = np.zeros(self.schedule.num_clients), np.zeros(self.schedule.num_clients)
-        for cost, of_round in zip(costs, values, strict=True):
-            total[cost.clients] += of_round
-            times[cost.clients] += 1
+        for cost in costs:
+            for step, often in Counter(cost.steps).items():
+                total[cost.clients] += often * of_step(step)
+                times[cost.clients] += often
         found: FloatArray = np.divide(total, times, out=np.full(len(total), np.nan), where=times > 0)
         return found
 
@@ -151,18 +152,13 @@ def participants(schedule: Schedule, rule: Rule, round: int) -> tuple[int, ...]:
 
 def _uplink_bit(cost: RoundCost) -> float:
     ends = cost.opening.load.resplit_up_bit + cost.closing.load.update_bit
-    return float(ends.sum() + sum(step.load.uplink_bit.sum() for step in cost.steps))
+    return float(ends.sum()) + sum(n * float(step.load.uplink_bit.sum()) for step, n in Counter(cost.steps).items())
 
 
 def _downlink_bit(cost: RoundCost) -> float:
     ends = cost.opening.load.broadcast_bit + cost.opening.load.resplit_down_bit
-    return float(ends.sum() + sum(step.load.downlink_bit.sum() for step in cost.steps))
+    return float(ends.sum()) + sum(n * float(step.load.downlink_bit.sum()) for step, n in Counter(cost.steps).items())
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _mean_of(arrays: Sequence[FloatArray]) -> FloatArray:
-    mean: FloatArray = np.mean(np.stack(arrays), axis=0)
-    return mean

@@ -109,17 +109,18 @@ def test_state_that_is_not_sent_costs_nothing():
 
 
 def test_cuts_that_nothing_beats_are_marked():
-    """With one step per round weights are most of what is sent, and a is best in everything. With 10,000 steps smashed
+    """With one step per round weights are most of what is sent, and a is best in everything. With 1,000 steps smashed
     data are: b and c send less than a in less time, and a takes the least memory."""
     assert [cost.is_pareto for cost in fleet_plan().costs()] == [True, False, False]
-    often = fleet_plan(aggregate_every=10_000).costs()
+    often = fleet_plan(aggregate_every=1_000).costs()
     assert [cost.is_pareto for cost in often] == [True, True, True]
+    assert often[0].median_step_s == pytest.approx(7.4)
     assert often[2].uplink_byte < often[1].uplink_byte < often[0].uplink_byte
 
 
 def test_energy_that_is_not_modelled_does_not_count():
     """Without energy, b and c are still better than a in bytes."""
-    costs = fleet_plan(aggregate_every=10_000, fleet=HandFleet(watt_per_cubic_hz=np.full(4, np.nan))).costs()
+    costs = fleet_plan(aggregate_every=1_000, fleet=HandFleet(watt_per_cubic_hz=np.full(4, np.nan))).costs()
 
     assert all(np.isnan(cost.client_joule) for cost in costs)
     assert [cost.is_pareto for cost in costs] == [True, True, True]
@@ -128,7 +129,7 @@ def test_energy_that_is_not_modelled_does_not_count():
 def test_a_cut_that_does_not_fit_everybody_is_no_candidate():
     """Client 1 has 1,000 byte; a takes 810, b 3,230, c 7,300 of the others' 5,000."""
     fleet = HandFleet(memory_byte=np.array([5e3, 1e3, 5e3, 5e3]))
-    costs = fleet_plan(aggregate_every=10_000, fleet=fleet).costs()
+    costs = fleet_plan(aggregate_every=1_000, fleet=fleet).costs()
 
     assert [cost.fits.tolist() for cost in costs] == [[True] * 4, [True, False, True, True], [False] * 4]
     assert [cost.is_pareto for cost in costs] == [True, False, False]
@@ -155,3 +156,12 @@ def test_the_chart_of_few_clients_keeps_their_order():
     rows = re.findall(r"<!-- (client/\d+|server) -->", gantt_of_round(fleet_plan(), whole(0, 1, 2, 0)))
 
     assert rows[:5] == ["client/0", "client/1", "client/2", "client/3", "server"]
+
+
+def test_clients_that_are_served_in_turn_are_drawn_in_that_order():
+    plan = fleet_plan("splitfed_v2")
+    order = [f"client/{client}" for client in plan.schedule.order(0)]
+
+    rows = re.findall(r"<!-- (client/\d+|server) -->", gantt_of_round(plan, whole(0, 1, 2, 0)))
+
+    assert rows[:4] == order != sorted(order)
