@@ -192,7 +192,7 @@ def probe(module: pl.LightningModule, batch: object, server_inputs: tuple[str, .
         assert isinstance(copied, pl.LightningModule)
         copied._trainer = trainer
         copied.log = copied.log_dict = _log_nowhere  # type: ignore[method-assign]
-        output = training_step(copied, batch, max(0, trainer.fit_loop.batch_idx))
+        output = training_step(copied, batch, trainer.fit_loop.batch_idx)
         if output is None:
             raise SkippedStep
         return output

@@ -152,7 +152,7 @@ class MergedSteps(ClientSteps):
                 return None
             carrier = self._carrier(batches, client, split, 1.0)
             carrier.send_beside(batches[client])
-            smashed = carrier.carry(tuple(tensor.detach() for tensor in halted.smashed))
+            smashed = carrier.carry(halted.smashed)
         return _Half(halted=halted, carrier=carrier, smashed=smashed, batch=batches[client], buffers_before=buffers)
 
     def _run_server(self, halves: Mapping[int, _Half], step: Callable[[Any], Any], logs: StepLogs) -> Injected:

@@ -205,3 +205,27 @@ def test_each_half_leaves_the_other_sides_buffers_as_they_were():
     }  # fmt: skip
     assert module.steps is buffers["steps"]
     assert module.near.passes is buffers["near.passes"]
+
+
+class Anneals(nn.Module):
+    """Both sides read a temperature, which falls before the cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near, self.far = nn.Linear(4, 4), nn.Linear(4, 1)
+        self.register_buffer("temperature", torch.tensor(1.0))
+
+    def training_step(self, batch, batch_idx):
+        self.temperature *= 0.5
+        return (self.far(self.near(batch / self.temperature)) * self.temperature).sum()
+
+
+def test_a_buffer_that_both_sides_read_is_written_by_each():
+    module, batch = Anneals(), torch.rand(8, 4)
+    split = search(module, batch).split("near")
+    assert split.client_buffers == split.server_buffers == ("temperature",)
+    client, server, whole = (copy.deepcopy(module) for _ in range(3))
+    halted = halt(client, split, lambda: client.training_step(batch, 0))
+    halves = inject(server, split, lambda received: server.training_step(received, 0), batch, halted.smashed)
+    assert torch.equal(halves.output, whole.training_step(batch, 0))
+    assert float(client.temperature) == float(server.temperature) == 0.5

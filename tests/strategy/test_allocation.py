@@ -235,6 +235,7 @@ def test_a_cut_asked_for_between_two_epochs_is_tried_on_a_first_batch():
     assert found.trainer.current_epoch > 1
     assert found.asks.cuts[-1] == ["model.5"] * 3
     assert set(seen) == {0, 1}
+    assert seen[:7] == [0, 0, 0, 1, 1, 1, 1]  # two steps of three clients, then the first trial on a copy
 
 
 def test_one_step_per_round_is_the_big_batch_whatever_the_batch_sizes():

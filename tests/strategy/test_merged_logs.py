@@ -54,6 +54,7 @@ def test_values_of_the_server_half_count_by_the_merged_batch_in_an_epoch():
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
             self.log("rows", float(len(batch[1])), on_step=False, on_epoch=True)
+            self.log("total", float(len(batch[1])), on_step=False, on_epoch=True, reduce_fx="sum")
             return loss
 
     found = train(server_batching="merged", module=Rows(network(), momentum, schedule=False), steps=6)
@@ -62,6 +63,9 @@ def test_values_of_the_server_half_count_by_the_merged_batch_in_an_epoch():
     assert len(set(rows)) > 1
     expected = sum(count * count for count in rows) / sum(rows)
     assert float(found.trainer.callback_metrics["rows"]) == pytest.approx(expected)
+    first = train(server_batching="merged", module=Rows(network(), momentum, schedule=False), steps=2)
+    total = sum(len(own) for step in first.asks.steps for own in step.values())
+    assert float(first.trainer.callback_metrics["total"]) == total  # the step on a copy logs nothing
 
 
 def test_a_log_that_stands_on_the_module_itself_is_called_by_each_side_for_its_own():

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
 
 from lightning_sfl import CutError, MessageLog, SplitFederatedStrategy
+from lightning_sfl.strategy import first_step
 
 
 def refused(module, loader, error, message, *, trainer_options=None, **options):
@@ -300,3 +301,10 @@ def test_a_later_step_that_skips_the_cut_stops_with_the_cut_named():
     used = SplitFederatedStrategy(cut="model.2", num_clients=2)
     with pytest.raises(CutError, match="cut='model.2': this step visited the module 0 times"):
         quiet_trainer(strategy=used, max_epochs=1).fit(Sometimes(mlp(), sgd), MLP.loader(8, 2))
+
+
+def test_a_split_that_autograd_contradicts_is_refused(monkeypatch):
+    """Two ways of finding out whose is what stand against each other; nothing is trained where they differ."""
+    monkeypatch.setattr(first_step, "autograd_disagreement", lambda *_: "gradients reach a weight without passing it")
+    message = "cut='model.1': this cut could not be verified; gradients reach a weight"
+    refused(RESNET.module(sgd), RESNET.loader(8, 2), CutError, message, cut="model.1")
