@@ -99,8 +99,8 @@ class CostedStep:
             }
         return {
             **found,
-            "comm/step_uplink_bytes": float(crossed.step_up.sum()) / 8,
-            "comm/step_downlink_bytes": float(crossed.step_down.sum()) / 8,
+            "comm/step_uplink_bytes": float((crossed.step_up + crossed.turn_up).sum()) / 8,
+            "comm/step_downlink_bytes": float((crossed.step_down + crossed.turn_down).sum()) / 8,
             "memory/client_bytes": float(self.memory_byte.max()),
         }
 
@@ -133,19 +133,25 @@ def _step(world: World, happened: Happened, clock: Clock) -> StepCost | None:
     who = _some(happened, some)
     load = world.step_load(who)
     if uses_cut:
-        load = _as_metered(load, crossed.step_up[some], crossed.step_down[some])
+        load = _as_metered(load, crossed, some)
     start_s = clock.start_s(who.clients)
     return step_cost(load, world.machines, world.rule, who.controls, round=happened.round, start_s=start_s)
 
 
-def _as_metered(load: StepLoad, up_bit: FloatArray, down_bit: FloatArray) -> StepLoad:
-    """What really crossed. Whoever got no gradient, where there is one, went no way back."""
-    went_back = (down_bit > 0) | (load.downlink_bit == 0)
+def _as_metered(load: StepLoad, crossed: Crossed, some: IntArray) -> StepLoad:
+    """What really crossed. Whoever got no gradient, where there is one, went no way back; nor does who got no turn."""
+    went_back = (crossed.step_down[some] > 0) | (load.downlink_bit == 0)
+    turned = (crossed.turn_down[some] > 0) | (load.turn_down_bit == 0)
+    returned = (crossed.turn_up[some] > 0) | (load.turn_up_bit == 0)
     return dataclasses.replace(
         load,
         client_backward_flop=np.where(went_back, load.client_backward_flop, 0.0),
-        uplink_bit=up_bit,
-        downlink_bit=down_bit,
+        uplink_bit=crossed.step_up[some],
+        downlink_bit=crossed.step_down[some],
+        turn_down_bit=crossed.turn_down[some],
+        turn_flop=np.where(turned, load.turn_flop, 0.0),
+        turn_up_bit=crossed.turn_up[some],
+        return_flop=np.where(returned, load.return_flop, 0.0),
     )
 
 

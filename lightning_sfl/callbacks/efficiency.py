@@ -73,7 +73,7 @@ class EfficiencyMonitor(pl.Callback):
         """Draw the environment; time begins with the fit, unless a checkpoint says otherwise.
 
         Raises:
-            MisconfigurationException: The strategy is another one, or has two cuts.
+            MisconfigurationException: The strategy is another one.
             ValueError: The environment is not known, or has fewer devices than there are clients.
         """
         if stage != "fit":
@@ -163,15 +163,15 @@ class EfficiencyMonitor(pl.Callback):
             costed.happened.clients,
             delay_s=costed.seconds,
             joule=joule,
-            uplink_bit=crossed.step_up + crossed.round_up,
-            downlink_bit=crossed.step_down + crossed.round_down,
+            uplink_bit=crossed.up,
+            downlink_bit=crossed.down,
             memory_byte=costed.memory_byte,
         )
         self._round = self._round.plus(
             client_joule=float(joule.sum()),
             server_joule=costed.server_joule,
-            uplink_bit=float((crossed.step_up + crossed.round_up).sum()),
-            downlink_bit=float((crossed.step_down + crossed.round_down).sum()),
+            uplink_bit=float(crossed.up.sum()),
+            downlink_bit=float(crossed.down.sum()),
         )
 
     def _end_round(self, trainer: pl.Trainer, round: int) -> None:
@@ -203,10 +203,6 @@ def _strategy_of(trainer: pl.Trainer) -> SplitFederatedStrategy:
         raise MisconfigurationException(
             f"EfficiencyMonitor simulates split federated learning; the trainer has"
             f" strategy={type(trainer.strategy).__name__}. Give it lightning_sfl.SplitFederatedStrategy."
-        )
-    if isinstance(trainer.strategy.cut, tuple):
-        raise MisconfigurationException(
-            f"EfficiencyMonitor does not cost a U-shape yet, cut={trainer.strategy.cut!r}: give one cut per client."
         )
     return trainer.strategy
 

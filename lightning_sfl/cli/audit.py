@@ -48,6 +48,7 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
     cut_name = next((message.cut for message in log.messages() if message.cut is not None), None)
     if cut_name is None:
         raise ValueError(f"log={log_folder!r}: its messages name no cut, so there are no smashed data to attack.")
+    run.refuse_second_cut()
     cut = run.search().cut(cut_name)
     costs = run.profile([cut], configured_optimizer(run.model))
     with Progress() as bar:

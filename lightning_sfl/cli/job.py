@@ -112,24 +112,30 @@ class Run:
             return training_step(module, batch)
 
     def search(self, *, weightless: bool = False) -> Search:
-        """The model, searched for cuts on a few records of the training set.
+        """The model, searched for cuts on a few records of the training set; for first cuts where there is a second.
 
         Args:
             weightless: Whether a copy without values is searched, so that halves are not run apart.
-
-        Raises:
-            ValueError: The strategy has two cuts.
         """
-        if isinstance(self.strategy.cut, tuple):
-            raise ValueError(
-                f"cut={self.strategy.cut!r}: plan, audit and tradeoff take single cuts; a U-shape's costs and leaks are"
-                " not measured yet. Override it with --trainer.strategy.init_args.cut null."
-            )
         module: nn.Module = self._precision.convert_module(self.model)
         batch = self.first_batch(most=SEARCHED_RECORDS)
         if weightless:
             module = Weightless(module).module
-        return search(module, batch, server_inputs=self.strategy.server_inputs, step=self.step)
+        inputs, last = self.strategy.server_inputs, self.second_cut
+        return search(module, batch, server_inputs=inputs, step=self.step, last=last)
+
+    @property
+    def second_cut(self) -> str | None:
+        """The second cut of a U-shape."""
+        return self.strategy.cut[1] if isinstance(self.strategy.cut, tuple) else None
+
+    def refuse_second_cut(self) -> None:
+        """Raise a ValueError if the strategy has two cuts."""
+        if self.second_cut is not None:
+            raise ValueError(
+                f"cut={self.strategy.cut!r}: audit and tradeoff take single cuts; what a U-shape leaks is not measured"
+                " yet. Override it with --trainer.strategy.init_args.cut null."
+            )
 
     def profile(self, cuts: Sequence[Cut], optimizer: Optimizer | None) -> Profile:
         """The costs of cuts for the clients of this run."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_sfl.schedule import Schedule
 from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
+from lightning_sfl.world.cost.load import StepLoad
 from lightning_sfl.world.cost.pareto import pareto_optimal
 from lightning_sfl.world.cost.participation import Participation
 from lightning_sfl.world.cost.round_cost import RoundCost
@@ -152,12 +153,16 @@ def participants(schedule: Schedule, rule: Rule, round: int) -> tuple[int, ...]:
 
 def _uplink_bit(cost: RoundCost) -> float:
     ends = cost.opening.load.resplit_up_bit + cost.closing.load.update_bit
-    return float(ends.sum()) + sum(n * float(step.load.uplink_bit.sum()) for step, n in Counter(cost.steps).items())
+    return float(ends.sum()) + _of_steps(cost, lambda load: load.uplink_bit + load.turn_up_bit)
 
 
 def _downlink_bit(cost: RoundCost) -> float:
     ends = cost.opening.load.broadcast_bit + cost.opening.load.resplit_down_bit
-    return float(ends.sum()) + sum(n * float(step.load.downlink_bit.sum()) for step, n in Counter(cost.steps).items())
+    return float(ends.sum()) + _of_steps(cost, lambda load: load.downlink_bit + load.turn_down_bit)
+
+
+def _of_steps(cost: RoundCost, bit: Callable[[StepLoad], FloatArray]) -> float:
+    return sum(often * float(bit(step.load).sum()) for step, often in Counter(cost.steps).items())
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -37,6 +37,12 @@ class PlannedModel:
         return tuple(cut.name for cut in self.cuts) or (WHOLE_MODEL,)
 
     @property
+    def second_cut(self) -> str | None:
+        """The second cut of a U-shape."""
+        back = self.cuts[0].split.back if self.cuts else None
+        return None if back is None else back.cut
+
+    @property
     def default(self) -> Cut | None:
         """The cut taken when the user names none."""
         return default_cut(self.cuts) if self.cuts else None
@@ -53,7 +59,7 @@ class PlannedModel:
         for place, cut in enumerate(self.cuts):
             if wanted in (cut.name, *cut.aliases):
                 return place
-        raise ValueError(f"cut={wanted!r} is not valid. {valid_cuts_text(self.cuts)}")
+        raise ValueError(f"cut={wanted!r} is not valid. {valid_cuts_text(self.cuts, self.second_cut)}")
 
 
 def plan_model(run: Run) -> PlannedModel:

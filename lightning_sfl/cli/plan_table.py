@@ -85,6 +85,9 @@ def _model_columns(model: PlannedModel, batch_size: int) -> list[_Column]:
             ],
         ),
     ]
+    if model.second_cut is not None:
+        turn = [_flop(float(at(line, batch_size)) / batch_size) for line in profile.turn_flop]
+        columns.insert(-1, _Column(heading="second part", texts=turn))
     if len(set(crossing)) > 1:
         columns.append(_Column(heading="crosses besides", texts=crossing, is_text=True))
     return columns if cuts else columns[2:]  # nothing crosses where there is no cut
@@ -136,6 +139,12 @@ def _model_note(model: PlannedModel, batch_size: int) -> str:
         f"Model: 1 multiply-accumulate = 2 FLOP; {per_sample} per sample. Memory is a client's, training at a batch of"
         f" {batch_size}."
     )
+    if model.second_cut is not None:
+        returned = bytes_text(float(at(model.profile.returned_bit[0], batch_size)) / 8 / batch_size)
+        note += (
+            f" U-shape: from {model.second_cut!r} on ({returned} per sample down, its gradient up) a client goes on"
+            " itself, forward and back: the second part."
+        )
     if not model.counted_state:
         note += " Optimizer state is not in the memory, nor in what is sent (the optimizer needs a trainer)."
     crossing = _crossing(model)

@@ -79,6 +79,7 @@ def chosen_cuts(cli: "SplitCLI") -> list[Cut]:
     names = settings.cuts
     if names is not None and (not names or len(set(names)) < len(names)):
         raise ValueError(f"report.cuts={names}: name at least one cut, each once, or null for every valid one.")
+    run.refuse_second_cut()
     found = run.search()
     cuts = found.cuts() if names is None else [found.cut(name) for name in names]
     for cut in cuts:

@@ -18,6 +18,7 @@ COLOURS = {
     "uplink": "#e37400",
     "server": "#5f6368",
     "downlink": "#f9ab00",
+    "loss": "#9334e6",
     "backward": "#81c995",
     "upload": "#b3261e",
     "aggregation": "#202124",

@@ -139,6 +139,8 @@ class World:
             client_forward_flop=scale * load.client_forward_flop,
             client_backward_flop=scale * load.client_backward_flop,
             server_flop=scale * load.server_flop,
+            turn_flop=scale * load.turn_flop,
+            return_flop=scale * load.return_flop,
         )
 
     def round_load(self, who: Participation, ends: Ends = USUAL) -> RoundLoad:

@@ -73,6 +73,18 @@ def test_simulated_time_and_energy_are_those_of_the_worlds_rounds(environment, a
     assert monitor.clock.server_compute_joule == pytest.approx(expected.server_compute_joule, rel=1e-12)
 
 
+def test_a_u_shape_has_the_time_and_energy_of_its_turns():
+    monitor = EfficiencyMonitor()
+    run(monitor, cut=("model.1", "model.3"))
+
+    expected = by_hand(monitor.world, 2)
+    assert monitor.world.step_load(everybody(monitor.world)).turn_flop.min() > 0
+    assert monitor.clock.seconds == pytest.approx(expected.seconds, rel=1e-12)
+    assert monitor.clock.client_compute_joule == pytest.approx(expected.client_compute_joule, rel=1e-12)
+    assert monitor.clock.client_radio_joule == pytest.approx(expected.client_radio_joule, rel=1e-12)
+    assert monitor.clock.server_compute_joule == pytest.approx(expected.server_compute_joule, rel=1e-12)
+
+
 def test_federated_averaging_waits_for_the_slowest_only_at_the_average():
     monitor = EfficiencyMonitor()
     run(monitor, algorithm="fedavg", cut=None)
@@ -299,10 +311,8 @@ def test_environments_that_do_not_go_with_the_run_are_refused(options, error, sa
         run(EfficiencyMonitor(**options))
 
 
-def test_other_strategies_and_u_shapes_are_refused():
+def test_other_strategies_are_refused():
     with pytest.raises(MisconfigurationException, match="strategy=SingleDeviceStrategy"):
         fit(MLP.module(sgd), MLP.loader(8, 4), "auto", max_epochs=1, callbacks=[EfficiencyMonitor()])
-    with pytest.raises(MisconfigurationException, match="does not cost a U-shape yet"):
-        run(EfficiencyMonitor(), cut=("model.1", "model.3"))
     with pytest.raises(ValueError, match="flop_per_mac=3 is not accepted"):
         EfficiencyMonitor(flop_per_mac=3)

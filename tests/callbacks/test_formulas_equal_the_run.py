@@ -3,7 +3,7 @@
 import lightning.pytorch as pl
 import numpy as np
 import pytest
-from sfl_models import BERT, GPT2, KINDS, MLP, RESNET, Kind, adamw, fit, sgd
+from sfl_models import BERT, GPT2, KINDS, MLP, RESNET, U_SHAPES, Kind, adamw, fit, sgd
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,6 +45,8 @@ class Expects(pl.Callback):
             up = sum(bit for (kind, uplink), bit in seen[client].items() if uplink and kind in STEP_UP)
             assert up == load.uplink_bit[place]
             assert seen[client][MessageKind.CUT_GRADIENT, False] == load.downlink_bit[place]
+            assert seen[client][MessageKind.SERVER_OUTPUT, False] == load.turn_down_bit[place]
+            assert seen[client][MessageKind.OUTPUT_GRADIENT, True] == load.turn_up_bit[place]
             self.compared |= {"step"} if up else set()
 
     def round(self, world: World, strategy, batch, seen):
@@ -118,6 +120,13 @@ def test_bits_of_every_algorithm(algorithm, state):
     assert expects.compared == ({"step"} if cut else set()) | {"broadcast", "update"}
 
 
+@pytest.mark.parametrize(("kind", "cut"), U_SHAPES, ids=lambda value: getattr(value, "name", None))
+def test_bits_of_u_shapes(kind, cut):
+    expects = run(kind, adamw, cut=cut, aggregate_every=2)
+    assert expects.compared == {"step", "broadcast", "update"}
+    assert expects.monitor.world.profile.returned_bit[0, 1] > 0
+
+
 class Moves(pl.Callback):
     """Other cuts and batch sizes from the second round on, and from the fourth."""
 
@@ -151,13 +160,18 @@ class Counts(pl.Callback):
         self.flop, self.batch = self.counter.get_total_flops(), batch
 
 
-@pytest.mark.parametrize("kind", [RESNET, MLP, GPT2, BERT], ids=lambda kind: kind.name)
-def test_flops_are_those_of_a_real_step(kind):
+@pytest.mark.parametrize(
+    ("kind", "cut"),
+    [*((kind, kind.cuts[1]) for kind in (RESNET, MLP, GPT2, BERT)), *U_SHAPES[:1], *U_SHAPES[2:4]],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_flops_are_those_of_a_real_step(kind, cut):
     """Every client's forward and backward pass with the server's, counted by torch in the second step of a fit: the
     first one checks the cut as well."""
     monitor, counts = EfficiencyMonitor(), Counts()
-    strategy = SplitFederatedStrategy(cut=kind.cuts[1], num_clients=3, server_inputs=kind.server_inputs)
+    strategy = SplitFederatedStrategy(cut=cut, num_clients=3, server_inputs=kind.server_inputs)
     fit(kind.module(sgd), loader(kind, 24, 4), strategy, max_steps=2, max_epochs=1, callbacks=[counts, monitor])
 
     load = monitor.world.step_load(who(monitor.world, strategy, np.arange(3), counts.batch.sizes()))
-    assert counts.flop == (load.client_forward_flop + load.client_backward_flop + load.server_flop).sum() > 0
+    client = load.client_forward_flop + load.turn_flop + load.client_backward_flop
+    assert counts.flop == (client + load.server_flop + load.return_flop).sum() > 0

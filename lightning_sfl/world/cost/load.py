@@ -23,9 +23,13 @@ class StepLoad:
         clients: Who takes part.
         client_forward_flop: Before the uplink.
         client_backward_flop: After the downlink; a zeroth-order client's probes.
-        server_flop: Forward and backward, for this client's batch.
+        server_flop: Forward and backward, for this client's batch; in a U-shape forward alone.
         uplink_bit: Payload up.
         downlink_bit: Payload down.
+        turn_down_bit: In a U-shape, what the server gives back at the second cut.
+        turn_flop: The client's part from there to the loss, and back.
+        turn_up_bit: The gradient of what it was given.
+        return_flop: The server's backward pass then.
     """
 
     clients: IntArray
@@ -34,6 +38,10 @@ class StepLoad:
     server_flop: FloatArray
     uplink_bit: FloatArray
     downlink_bit: FloatArray
+    turn_down_bit: FloatArray
+    turn_flop: FloatArray
+    turn_up_bit: FloatArray
+    return_flop: FloatArray
 
     def of(self, entries: IntArray) -> "StepLoad":
         """The load of some of them."""
@@ -104,10 +112,16 @@ def step_load(
             server_flop=nothing,
             uplink_bit=nothing,
             downlink_bit=nothing,
+            turn_down_bit=nothing,
+            turn_flop=nothing,
+            turn_up_bit=nothing,
+            return_flop=nothing,
         )
     forward = at(profile.client_forward_flop[cut], batch_size)
     backward = at(profile.client_backward_flop[cut], batch_size)
-    server = at(profile.server_forward_flop[cut] + profile.server_backward_flop[cut], batch_size)
+    server = at(profile.server_forward_flop[cut], batch_size)
+    server_backward = at(profile.server_backward_flop[cut], batch_size)
+    turns = at(profile.returned_bit[cut], batch_size) > 0
     uplink = at(profile.smashed_bit[cut], batch_size)
     downlink = at(profile.cut_gradient_bit[cut], batch_size)
     trains = downlink > 0
@@ -124,9 +138,13 @@ def step_load(
         clients=clients,
         client_forward_flop=forward,
         client_backward_flop=backward,
-        server_flop=server,
+        server_flop=server + np.where(turns, 0.0, server_backward),
         uplink_bit=uplink,
         downlink_bit=downlink,
+        turn_down_bit=at(profile.returned_bit[cut], batch_size),
+        turn_flop=at(profile.turn_flop[cut], batch_size),
+        turn_up_bit=at(profile.returned_gradient_bit[cut], batch_size),
+        return_flop=np.where(turns, server_backward, 0.0),
     )
 
 

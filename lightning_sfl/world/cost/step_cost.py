@@ -58,6 +58,10 @@ class StepCost:
         forward_s: Client forward, s1.
         uplink_s: Uplink, s2.
         server_s: The server's forward and backward for this client, s3.
+        turn_down_s: In a U-shape, sending the client what the server gives back; 0 elsewhere, like the next three.
+        turn_s: The client's part from there to the loss, and back.
+        turn_up_s: Sending the server the gradient of that.
+        return_s: The server's backward pass for this client.
         downlink_s: Downlink, s4.
         backward_s: Client backward, s5.
         compute_joule: What the client's computing takes.
@@ -72,6 +76,10 @@ class StepCost:
     forward_s: FloatArray
     uplink_s: FloatArray
     server_s: FloatArray
+    turn_down_s: FloatArray
+    turn_s: FloatArray
+    turn_up_s: FloatArray
+    return_s: FloatArray
     downlink_s: FloatArray
     backward_s: FloatArray
     compute_joule: FloatArray
@@ -87,7 +95,8 @@ class StepCost:
     @functools.cached_property
     def client_s(self) -> FloatArray:
         """What each client's own stages take."""
-        return self.forward_s + self.uplink_s + self.downlink_s + self.backward_s
+        turn: FloatArray = self.turn_down_s + self.turn_s + self.turn_up_s
+        return self.forward_s + self.uplink_s + turn + self.downlink_s + self.backward_s
 
     @functools.cached_property
     def up_s(self) -> float:
@@ -96,8 +105,18 @@ class StepCost:
 
     @functools.cached_property
     def served_s(self) -> float:
-        """What the server takes for all of them."""
-        return float(self.server_s.sum() if self.serial else self.server_s.max())
+        """What the server takes for all of them, in a U-shape before they turn."""
+        return _together(self.server_s, serial=self.serial)
+
+    @functools.cached_property
+    def turned_s(self) -> float:
+        """What the longest turn takes, in a U-shape."""
+        return float((self.turn_down_s + self.turn_s + self.turn_up_s).max())
+
+    @functools.cached_property
+    def returned_s(self) -> float:
+        """What the server takes for all of them after they turned."""
+        return _together(self.return_s, serial=self.serial)
 
     @functools.cached_property
     def total_s(self) -> float:
@@ -107,10 +126,11 @@ class StepCost:
         serves all at once. One after the other: the sum of everything. Without a cut: the longest s1 + s5.
         """
         if self.rule.one_by_one:
-            return float((self.client_s + self.server_s).sum())
+            return float((self.client_s + self.server_s + self.return_s).sum())
         if not self.rule.uses_cut:
             return float(self.client_s.max())
-        return self.up_s + self.served_s + float((self.downlink_s + self.backward_s).max())
+        back_s = float((self.downlink_s + self.backward_s).max())
+        return self.up_s + self.served_s + self.turned_s + self.returned_s + back_s
 
     @property
     def straggler(self) -> int:
@@ -153,23 +173,25 @@ def step_cost(
     serial = server.works == "serial"
     power_watt = fleet.transmit_power_watt[clients] if controls.power_watt is None else controls.power_watt
     starts_s = start_s + forward_s
-    uplink_s = seconds_of(
-        channel.uplink_s,
-        load.uplink_bit,
-        Transmission(
+
+    def up(begins_s: FloatArray) -> Transmission:
+        return Transmission(
             clients=clients,
             round=round,
-            start_s=starts_s,
+            start_s=begins_s,
             power_watt=controls.power_watt,
             bandwidth_hz=controls.bandwidth_hz,
-        ),
-    )
-    served_s = float((starts_s + uplink_s).max() + (server_s.sum() if serial else server_s.max()))
-    downlink_s = seconds_of(
-        channel.downlink_s,
-        load.downlink_bit,
-        Transmission(clients=clients, round=round, start_s=np.full(len(clients), served_s)),
-    )
+        )
+
+    uplink_s = seconds_of(channel.uplink_s, load.uplink_bit, up(starts_s))
+    served_s = float((starts_s + uplink_s).max()) + _together(server_s, serial=serial)
+    turn_down_s = seconds_of(channel.downlink_s, load.turn_down_bit, _down(clients, round, served_s))
+    turn_s = load.turn_flop / flop_per_s
+    turns_s = served_s + turn_down_s + turn_s
+    turn_up_s = seconds_of(channel.uplink_s, load.turn_up_bit, up(turns_s))
+    return_s = load.return_flop / server.flop_per_s()
+    returned_s = float((turns_s + turn_up_s).max()) + _together(return_s, serial=serial)
+    downlink_s = seconds_of(channel.downlink_s, load.downlink_bit, _down(clients, round, returned_s))
     return StepCost(
         load=load,
         rule=rule,
@@ -177,13 +199,26 @@ def step_cost(
         forward_s=forward_s,
         uplink_s=uplink_s,
         server_s=server_s,
+        turn_down_s=turn_down_s,
+        turn_s=turn_s,
+        turn_up_s=turn_up_s,
+        return_s=return_s,
         downlink_s=downlink_s,
         backward_s=backward_s,
-        compute_joule=fleet.compute_watt(clients, controls.clock_hz) * (forward_s + backward_s),
-        radio_joule=power_watt * uplink_s,
-        server_compute_joule=float(server.compute_watt() * server_s.sum()),
-        server_radio_joule=float(server.transmit_power_watt * downlink_s.sum()),
+        compute_joule=fleet.compute_watt(clients, controls.clock_hz) * (forward_s + turn_s + backward_s),
+        radio_joule=power_watt * (uplink_s + turn_up_s),
+        server_compute_joule=float(server.compute_watt() * (server_s + return_s).sum()),
+        server_radio_joule=float(server.transmit_power_watt * (downlink_s + turn_down_s).sum()),
     )
+
+
+def _together(seconds: FloatArray, *, serial: bool) -> float:
+    """What the server takes for everybody: one after the other, or all at once."""
+    return float(seconds.sum() if serial else seconds.max())
+
+
+def _down(clients: IntArray, round: int, start_s: float) -> Transmission:
+    return Transmission(clients=clients, round=round, start_s=np.full(len(clients), start_s))
 
 
 def steps_in_turn(
@@ -239,8 +274,9 @@ def seconds_of(
 def _joined(load: StepLoad, costs: Sequence[StepCost]) -> StepCost:
     """One cost of those that cost one client each."""
     arrays = {
-        name: np.concatenate([getattr(cost, name) for cost in costs])
-        for name in ("forward_s", "uplink_s", "server_s", "downlink_s", "backward_s", "compute_joule", "radio_joule")
+        field.name: np.concatenate([getattr(cost, field.name) for cost in costs])
+        for field in dataclasses.fields(StepCost)
+        if field.name.endswith("_s") or field.name in ("compute_joule", "radio_joule")
     }
     return StepCost(
         load=load,

@@ -24,6 +24,7 @@ class Stage(StrEnum):
     FORWARD = "forward"
     UPLINK = "uplink"
     SERVER = "server"
+    LOSS = "loss"
     DOWNLINK = "downlink"
     BACKWARD = "backward"
     UPLOAD = "upload"
@@ -128,6 +129,9 @@ def _together(rows: _Rows, cost: RoundCost, start_s: float) -> None:
             arrived_s = now_s + step.up_s
             rows.all_clients(now_s, [(Stage.FORWARD, step.forward_s), (Stage.UPLINK, step.uplink_s)])
             served_s = rows.busy(-1, Stage.SERVER, arrived_s, step.served_s)
+            turn = [(Stage.DOWNLINK, step.turn_down_s), (Stage.LOSS, step.turn_s), (Stage.UPLINK, step.turn_up_s)]
+            rows.all_clients(served_s, turn)
+            served_s = rows.busy(-1, Stage.SERVER, served_s + step.turned_s, step.returned_s)
             rows.all_clients(served_s, [(Stage.DOWNLINK, step.downlink_s), (Stage.BACKWARD, step.backward_s)])
             now_s += step.total_s
     rows.all_clients(now_s, [(Stage.UPLOAD, closing.upload_s)])
@@ -140,5 +144,9 @@ def _served_alone(rows: _Rows, step: StepCost, row: int, start_s: float) -> floa
     now_s = rows.busy(row, Stage.FORWARD, start_s, float(step.forward_s[row]))
     now_s = rows.busy(row, Stage.UPLINK, now_s, float(step.uplink_s[row]))
     now_s = rows.busy(-1, Stage.SERVER, now_s, float(step.server_s[row]))
+    now_s = rows.busy(row, Stage.DOWNLINK, now_s, float(step.turn_down_s[row]))
+    now_s = rows.busy(row, Stage.LOSS, now_s, float(step.turn_s[row]))
+    now_s = rows.busy(row, Stage.UPLINK, now_s, float(step.turn_up_s[row]))
+    now_s = rows.busy(-1, Stage.SERVER, now_s, float(step.return_s[row]))
     now_s = rows.busy(row, Stage.DOWNLINK, now_s, float(step.downlink_s[row]))
     return rows.busy(row, Stage.BACKWARD, now_s, float(step.backward_s[row]))

@@ -37,6 +37,23 @@ class Crossed:
     storages: frozenset[int]
 
 
+@dataclasses.dataclass(frozen=True)
+class Returned:
+    """What comes back at the second cut of a U-shape.
+
+    Attributes:
+        left: The operations that had run when the second cut module returned.
+        bit: The bits that come down.
+        gradient_bit: The bits of their gradient, up.
+        gates: The autograd nodes that the gradient goes on to.
+    """
+
+    left: int
+    bit: int
+    gradient_bit: int
+    gates: tuple[Node, ...]
+
+
 WHOLE = ""
 """In place of a cut: the client computes everything."""
 
@@ -56,7 +73,7 @@ class DryRun:
     ) -> None:
         self._ledger = Ledger()
         self.crossed: dict[str, Crossed] = {}
-        self._behind: dict[str, set[Node]] = {}
+        self.returned: dict[str, Returned] = {}
         with self._ledger.keeping(), self._marked(module, splits), torch.set_grad_enabled(trains):
             loss = loss_of(step())
             self.forward_time = self._ledger.time
@@ -66,8 +83,7 @@ class DryRun:
                 loss.backward()
         self._flop = self._ledger.flop()
         self._made = self._ledger.made()
-        for name, crossed in self.crossed.items():
-            self._behind[name] = _behind(crossed.gates)
+        self._all_nodes = _behind(gates)
 
     @property
     def time(self) -> int:
@@ -75,39 +91,74 @@ class DryRun:
         return self._ledger.time
 
     def forward_flop(self, cut: str) -> tuple[float, float]:
-        """Client's and server's FLOPs of the forward pass. A client computes whatever runs until its cut."""
-        reached = self.crossed[cut].reached
-        return float(self._flop[:reached].sum()), float(self._flop[reached : self.forward_time].sum())
+        """Client's and server's FLOPs of the forward pass, up to a second cut if there is one.
+
+        A client computes whatever runs until its cut.
+        """
+        reached, left = self.crossed[cut].reached, self._left(cut)
+        return float(self._flop[:reached].sum()), float(self._flop[reached:left].sum())
+
+    def turn_flop(self, cut: str) -> float:
+        """FLOPs of the client's second part in a U-shape: from the second cut to the loss, and back."""
+        return float(self._flop[self._turn(cut)].sum())
 
     def backward_flop(self, cut: str) -> tuple[float, float]:
         """Client's and server's FLOPs of the backward pass; the client's is what lies behind the cut in its graph."""
-        client = self._by_client(cut)
-        client[: self.forward_time] = False
-        whole = self._flop[self.forward_time :].sum()
-        own = self._flop[client].sum()
-        return float(own), float(whole - own)
+        backward = np.arange(self.time) >= self.forward_time
+        own = self._flop[self._first(cut) & backward].sum()
+        turn = self._flop[self._turn(cut) & backward].sum()
+        return float(own), float(self._flop[backward].sum() - own - turn)
 
     def training_live_byte(self, cut: str) -> FloatArray:
         """Bytes that the client's half alone holds beside its weights and batch, at every time of a step of its own.
 
-        It holds the smashed data until its backward pass ends, and in that pass the cut gradient.
+        It holds the smashed data until its backward pass ends, and in that pass the cut gradient. In a U-shape its two
+        parts are one graph: it holds of the smashed data what its own backward pass needs, and what has come back until
+        it has the gradient of that.
         """
-        crossed, client = self.crossed[cut], self._by_client(cut)
-        live = self._ledger.live_byte(client[self._made], crossed.storages)
-        live[self.forward_time :] += crossed.gradient_bit / 8
+        crossed, client = self.crossed[cut], self._client(cut)
+        kept = () if cut in self.returned else crossed.storages
+        live = self._ledger.live_byte(client[self._made], kept)
+        live[self._first(cut) & (np.arange(self.time) >= self.forward_time)] += crossed.gradient_bit / 8
+        live += self._returned_byte(cut)
         live[~client] = 0
         return live
 
     def forward_live_byte(self, cut: str) -> FloatArray:
-        """Bytes that the client's half holds beside its weights and batch, at every time until its cut."""
-        return self._ledger.live_byte()[: self.crossed[cut].reached]
+        """Bytes that the client's half holds beside its weights and batch, at every time of its forward pass."""
+        client = self._client(cut)
+        live = self._ledger.live_byte(client[self._made]) + self._returned_byte(cut)
+        live[~client] = 0
+        return live
 
-    def _by_client(self, cut: str) -> BoolArray:
+    def _client(self, cut: str) -> BoolArray:
         """Whether an operation is the client's, (T,)."""
-        behind = self._behind[cut]
-        found = np.array([node in behind for node in self._ledger.nodes], dtype=bool)
-        found[: self.forward_time] = np.arange(self.forward_time) < self.crossed[cut].reached
+        return self._first(cut) | self._turn(cut)
+
+    def _first(self, cut: str) -> BoolArray:
+        """Whether an operation is of the client's first part, (T,): before the cut, and behind it on the way back."""
+        crossed = self.crossed[cut]
+        found = self._of(_behind(crossed.gates))
+        found[: self.forward_time] = np.arange(self.forward_time) < crossed.reached
         return found
+
+    def _turn(self, cut: str) -> BoolArray:
+        """Whether an operation is of the client's second part, (T,)."""
+        if cut not in self.returned:
+            return np.zeros(self.time, dtype=bool)
+        found = self._of(self._all_nodes - _behind(self.returned[cut].gates))
+        found[: self.forward_time] = np.arange(self.forward_time) >= self._left(cut)
+        return found
+
+    def _of(self, nodes: set[Node]) -> BoolArray:
+        return np.array([node in nodes for node in self._ledger.nodes], dtype=bool)
+
+    def _left(self, cut: str) -> int:
+        return self.returned[cut].left if cut in self.returned else self.forward_time
+
+    def _returned_byte(self, cut: str) -> FloatArray:
+        bit = self.returned[cut].bit if cut in self.returned else 0
+        return np.where(self._turn(cut), bit / 8, 0.0)
 
     @contextmanager
     def _marked(self, module: nn.Module, splits: Mapping[str, Split]) -> Iterator[None]:
@@ -115,6 +166,9 @@ class DryRun:
             for name, split in splits.items():
                 hook = self._hook(name, split.smashed)
                 stack.callback(module.get_submodule(name).register_forward_hook(hook).remove)
+                if split.back is not None:
+                    hook = self._back_hook(name, split.back.outputs)
+                    stack.callback(module.get_submodule(split.back.cut).register_forward_hook(hook).remove)
             yield
 
     def _hook(self, cut: str, places: Sequence[int]) -> Callable[[nn.Module, object, object], None]:
@@ -134,6 +188,21 @@ class DryRun:
             )
 
         return reached
+
+    def _back_hook(self, cut: str, places: Sequence[int]) -> Callable[[nn.Module, object, object], None]:
+        def returned(_module: nn.Module, _inputs: object, output: object) -> None:
+            if cut in self.returned or cut not in self.crossed:
+                return
+            tensors: list[Tensor] = [tree_flatten(output)[0][place] for place in places]
+            trained = [tensor for tensor in tensors if tensor.requires_grad]
+            self.returned[cut] = Returned(
+                left=self._ledger.time,
+                bit=sum(map(_bit, tensors)),
+                gradient_bit=sum(map(_bit, trained)),
+                gates=tuple(tensor.grad_fn for tensor in trained if tensor.grad_fn is not None),
+            )
+
+        return returned
 
 
 def _bit(tensor: Tensor) -> int:

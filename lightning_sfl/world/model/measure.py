@@ -160,6 +160,9 @@ class _Assembly:
             smashed_element=_lines([self._crossed(cut, "element") for cut in held]),
             smashed_bit=_lines([self._crossed(cut, "bit") for cut in held]),
             cut_gradient_bit=_lines([self._crossed(cut, "gradient_bit") for cut in held]),
+            turn_flop=_lines([self._turn_flop(cut) for cut in held]),
+            returned_bit=_lines([self._returned(cut, "bit") for cut in held]),
+            returned_gradient_bit=_lines([self._returned(cut, "gradient_bit") for cut in held]),
             beside_bit=_lines([self._beside_bit(cut) for cut in held]),
             client_parameters=np.array([sum(p.numel() for p in parameters[cut]) for cut in held], dtype=np.int64),
             client_parameter_byte=np.array([sum(map(_byte, parameters[cut])) for cut in held], dtype=np.float64),
@@ -181,10 +184,19 @@ class _Assembly:
         client, server = lines_through(one, other, *_SIZES)
         return client, server
 
-    def _crossed(self, cut: str, what: str) -> FloatArray:
-        one, other = (np.array([float(getattr(run.crossed[cut], what))]) for run in self._training)
+    def _each(self, ask: Callable[[DryRun], float]) -> FloatArray:
+        one, other = (np.array([float(ask(run))]) for run in self._training)
         line: FloatArray = lines_through(one, other, *_SIZES)[0]
         return line
+
+    def _turn_flop(self, cut: str) -> FloatArray:
+        return self._each(lambda run: run.turn_flop(cut))
+
+    def _crossed(self, cut: str, what: str) -> FloatArray:
+        return self._each(lambda run: getattr(run.crossed[cut], what))
+
+    def _returned(self, cut: str, what: str) -> FloatArray:
+        return self._each(lambda run: getattr(run.returned.get(cut), what, 0))
 
     def _beside_bit(self, cut: str) -> FloatArray:
         crossing = self._splits[cut].crossing if cut in self._splits else {}

@@ -23,13 +23,16 @@ class Profile:
 
     Attributes:
         cuts: Names of the cut modules.
-        client_forward_flop: A client's forward pass, (C, 2).
-        client_backward_flop: A client's backward pass, (C, 2).
+        client_forward_flop: A client's forward pass up to the (first) cut, (C, 2).
+        client_backward_flop: A client's backward pass from there, (C, 2).
         server_forward_flop: The server's forward pass on one client's smashed data, (C, 2).
         server_backward_flop: The server's backward pass, (C, 2).
         smashed_element: Elements that cross up, (C, 2).
         smashed_bit: Their bits without a codec, (C, 2).
         cut_gradient_bit: Bits that come back down, (C, 2); 0 where nothing before the cut is trained.
+        turn_flop: In a U-shape, the client's second part: from the second cut to the loss and back, (C, 2).
+        returned_bit: In a U-shape, what comes down at the second cut, (C, 2).
+        returned_gradient_bit: Its gradient, up, (C, 2).
         beside_bit: Bits of labels, masks and allowed inputs, up, (C, 2).
         client_parameters: Parameters (scalars) that a client holds, (C,).
         client_parameter_byte: Their bytes, (C,).
@@ -53,6 +56,9 @@ class Profile:
     smashed_element: FloatArray
     smashed_bit: FloatArray
     cut_gradient_bit: FloatArray
+    turn_flop: FloatArray
+    returned_bit: FloatArray
+    returned_gradient_bit: FloatArray
     beside_bit: FloatArray
     client_parameters: IntArray
     client_parameter_byte: FloatArray

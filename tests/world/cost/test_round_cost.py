@@ -22,7 +22,8 @@ def make_step(**given):
         "uplink_bit": numbers(128, 32),
         "downlink_bit": numbers(128, 384),
     }
-    return StepLoad(**{**fields, **given})
+    turn = dict.fromkeys(("turn_down_bit", "turn_flop", "turn_up_bit", "return_flop"), numbers(0, 0))
+    return StepLoad(**{**fields, **turn, **given})
 
 
 def make_ends(**given):

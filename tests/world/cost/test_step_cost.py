@@ -27,7 +27,8 @@ def make_load(**given):
         "uplink_bit": numbers(128, 32),
         "downlink_bit": numbers(128, 384),
     }
-    return StepLoad(**{**fields, **given})
+    turn = dict.fromkeys(("turn_down_bit", "turn_flop", "turn_up_bit", "return_flop"), numbers(0, 0))
+    return StepLoad(**{**fields, **turn, **given})
 
 
 def cost(algorithm="splitfed_shared", load=None, parts=None, controls=None, **given):
@@ -53,6 +54,36 @@ def test_stages_of_a_step(algorithm):
     assert found.radio_joule.tolist() == [4, 1]
     assert found.server_compute_joule == pytest.approx(5)
     assert found.server_radio_joule == 20
+
+
+def u_shape():
+    """With a turn: down 0.5 s and 1 s, 0.4 s and 0.1 s of computing, up 1 s and 0.25 s, server 0.4 s and 0.1 s."""
+    return make_load(
+        turn_down_bit=numbers(64, 128),
+        turn_flop=numbers(40, 40),
+        turn_up_bit=numbers(64, 16),
+        return_flop=numbers(400, 100),
+    )
+
+
+@pytest.mark.parametrize(("works", "seconds"), [("serial", 9.9), ("parallel", 9.6)])
+def test_in_a_u_shape_everybody_waits_at_the_second_cut_too(works, seconds):
+    """Rates are 64 bit/s up and 128 bit/s down. Besides the 7.5 s (7.3 s) without a turn: max(0.5 + 0.4 + 1, 1 + 0.1 +
+    0.25) = 1.9 s, and the server 0.4 + 0.1 s, or 0.4 s. Client 0 computes 0.4 s more at 1 W and sends 1 s more at 2 W;
+    client 2 0.1 s at 64 W and 0.25 s; the server computes 0.5 s more at 10 W and sends 0.5 + 1 s more at 5 W."""
+    plain, found = (cost("splitfed_shared", load, parts=machines(server=HandServer(works=works)))
+                    for load in (make_load(), u_shape()))  # fmt: skip
+    assert found.total_s == pytest.approx(seconds)
+    assert found.client_s - plain.client_s == pytest.approx([1.9, 1.35])
+    assert found.compute_joule - plain.compute_joule == pytest.approx([0.4, 6.4])
+    assert found.radio_joule - plain.radio_joule == pytest.approx([2, 0.5])
+    assert found.server_compute_joule - plain.server_compute_joule == pytest.approx(5)
+    assert found.server_radio_joule - plain.server_radio_joule == pytest.approx(7.5)
+
+
+def test_one_after_the_other_a_turn_adds_up():
+    """13 s without it; 1.9 + 0.4 and 1.35 + 0.1 more."""
+    assert cost("splitfed_v2", u_shape()).total_s == pytest.approx(13 + 2.3 + 1.45)
 
 
 @pytest.mark.parametrize("algorithm", PARALLEL)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from world_cases import HandChannel, HandServer, SlowingChannel, who, whole, world
+from world_cases import HandChannel, HandServer, SlowingChannel, hand_profile, lines, who, whole, world
 
 from lightning_sfl.world.cost.rules import RULES
 from lightning_sfl.world.cost.timeline import Interval, Stage, timeline
@@ -23,8 +23,11 @@ def rounds(draw):
     clients = draw(st.permutations(range(4)))[:count]
     cuts = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
     before = draw(st.none() | st.lists(st.integers(0, 2), min_size=count, max_size=count))
+    turns = draw(st.booleans())
+    turn = {"turn_flop": 7.0, "returned_bit": 64.0, "returned_gradient_bit": 32.0} if turns else {}
     asked = world(
         algorithm,
+        profile=hand_profile(**{name: lines(*[(0, value)] * 3) for name, value in turn.items()}),
         channel=draw(st.sampled_from([HandChannel(), SlowingChannel()])),
         server=HandServer(
             works=draw(st.sampled_from(["serial", "parallel"])),
@@ -71,7 +74,10 @@ def test_every_party_is_as_long_at_work_as_its_stages_take(drawn):
         found = [i for i in parties[f"client/{client}"] if i.stage is not Stage.WAIT]
         assert sum(i.end_s - i.start_s for i in found) == pytest.approx(cost.client_s[place])
     found = sum(i.end_s - i.start_s for i in parties["server"] if i.stage in (Stage.SERVER, Stage.AGGREGATION))
-    served_s = [step.server_s.sum() if cost.rule.one_by_one else step.served_s for step in cost.steps]
+    served_s = [
+        (step.server_s + step.return_s).sum() if cost.rule.one_by_one else step.served_s + step.returned_s
+        for step in cost.steps
+    ]
     assert found == pytest.approx(sum(served_s) + cost.closing.aggregation_s)
 
 
