@@ -31,10 +31,7 @@ class Three(nn.Module):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, labels = batch
         h = self.first(x)
-        if self.reentrant is None:
-            h = self.middle(h)
-        else:
-            h = checkpoint(self.middle, h, use_reentrant=self.reentrant)
+        h = self.middle(h) if self.reentrant is None else checkpoint(self.middle, h, use_reentrant=self.reentrant)
         return cross_entropy(self.head(self.after(h)), labels)
 
 
