@@ -7,6 +7,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_sfl.callbacks import loggers
@@ -67,6 +68,7 @@ class EfficiencyMonitor(pl.Callback):
         self._logs_from_step = 0
         self._drawn: Environment | None = None
         self._crossed: CrossedSince | None = None
+        self._lost: frozenset[int] | None = None
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -93,18 +95,27 @@ class EfficiencyMonitor(pl.Callback):
         loggers.prepare(trainer.loggers)
 
     @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """See who has trained in this step; after the last one of a round nobody is known to be lost any more."""
+        self._lost = _strategy_of(trainer).lost
+
+    @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Let the step's time pass, with the beginning and the end of a round that fall into it."""
         assert isinstance(batch, ClientBatches)
         strategy = _strategy_of(trainer)
-        world = self._world(pl_module, strategy, batch)
-        costed = cost_step(world, self._happened(world, strategy, batch), self.clock)
-        self._add(costed)
+        self.world = self._world(pl_module, strategy, batch)
+        if self.world is not None:
+            costed = cost_step(self.world, self._happened(self.world, strategy, batch), self.clock)
+            self._add(costed)
+            pl_module.log_dict(_modelled(costed.metrics()), on_step=True, on_epoch=False, batch_size=1)
+        self._lost = None
         shown = {"round": float(batch.round), "simulated_s": self.clock.seconds}
         pl_module.log_dict(shown, prog_bar=True, logger=False, on_step=True, on_epoch=False, batch_size=1)
-        pl_module.log_dict(_modelled(costed.metrics()), on_step=True, on_epoch=False, batch_size=1)
         if batch.closes_round:
             self._end_round(trainer, batch.round)
 
@@ -150,8 +161,7 @@ class EfficiencyMonitor(pl.Callback):
             cut=world.profile.index(names) if uses_cut else np.zeros_like(clients),
             deepest=int(world.profile.index(strategy.cuts.names).max()) if uses_cut else None,
             batch_size=np.array([sizes.get(client, 0) for client in batch.participants]),
-            # Between rounds nobody is known to be lost any more, but those that were sent no update.
-            present=crossed.round_up > 0 if batch.closes_round else ~np.isin(clients, list(strategy.lost)),
+            present=~np.isin(clients, list(strategy.lost if self._lost is None else self._lost)),
             closes_round=batch.closes_round,
             crossed=crossed,
             controls=_controls(strategy.controls.at(batch.round), clients),
@@ -182,20 +192,27 @@ class EfficiencyMonitor(pl.Callback):
             self._logs_from_step = trainer.global_step + getattr(trainer, "log_every_n_steps", 1)
         self._round = RoundSums(began_s=self.clock.seconds)
 
-    def _world(self, module: pl.LightningModule, strategy: SplitFederatedStrategy, batch: ClientBatches) -> World:
-        """The world, with a profile of all the cuts that are in use by now."""
+    def _world(
+        self, module: pl.LightningModule, strategy: SplitFederatedStrategy, batch: ClientBatches
+    ) -> World | None:
+        """The world, with a profile of all the cuts that are in use by now; None while nobody has done anything yet."""
         assert self._drawn is not None
-        if self.world is None or set(strategy.splits) != set(self.world.profile.cuts):
-            self.world = World(
-                profile=profile_of(module, strategy, next(iter(batch.batches.values()))),
-                fleet=self._drawn.fleet,
-                channel=self._drawn.channel,
-                server=self._drawn.server,
-                algorithm=strategy.algorithm.name,
-                aggregate_every=strategy.aggregate_every,
-                flop_per_mac=self.flop_per_mac,
-            )
-        return self.world
+        if self.world is not None and set(strategy.splits) == set(self.world.profile.cuts):
+            return self.world
+        if strategy.algorithm.uses_cut and not strategy.splits:
+            return None
+        profile = profile_of(module, strategy, batch.batches.values())
+        if profile is None:
+            return self.world
+        return World(
+            profile=profile,
+            fleet=self._drawn.fleet,
+            channel=self._drawn.channel,
+            server=self._drawn.server,
+            algorithm=strategy.algorithm.name,
+            aggregate_every=strategy.aggregate_every * module.trainer.accumulate_grad_batches,
+            flop_per_mac=self.flop_per_mac,
+        )
 
 
 def _strategy_of(trainer: pl.Trainer) -> SplitFederatedStrategy:

@@ -31,6 +31,7 @@ from lightning_sfl.report.html_file import to_html
 from lightning_sfl.report.json_file import to_json
 from lightning_sfl.report.report import CutRow, Leakage, Report
 from lightning_sfl.report.wandb_run import log_to_wandb
+from lightning_sfl.strategy.autocast import train_step_context
 from lightning_sfl.strategy.split_federated import SplitFederatedStrategy
 from lightning_sfl.world.model.measure import profile_cuts
 from lightning_sfl.world.model.profile import Profile, at
@@ -108,7 +109,7 @@ class Run:
 
     def step(self, module: nn.Module, batch: Any) -> Any:
         """Run one training step in the trainer's precision, as its clients do."""
-        with self._precision.train_step_context():
+        with train_step_context(self._precision, module):
             return training_step(module, batch)
 
     def search(self, *, weightless: bool = False) -> Search:

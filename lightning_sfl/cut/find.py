@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lightning_sfl.cut.batch import copied_batch, named_tensors, record_count
 from lightning_sfl.cut.errors import CutError
 from lightning_sfl.cut.split import Split, split_at
 from lightning_sfl.cut.verify import autograd_disagreement, injection_disagreement
 from lightning_sfl.cut.watch import Watch, watch_modules
-from lightning_sfl.cut.weightless import ValueRead, Weightless, has_values
+from lightning_sfl.cut.weightless import ValueRead, Weightless, has_values, kept_of_graphs
 from lightning_sfl.random_state import RandomState
 
 Step = Callable[[nn.Module, Any], Any]
@@ -241,11 +240,7 @@ def copied_module(module: nn.Module) -> nn.Module:
     Raises:
         CutError: It cannot be copied.
     """
-    kept: dict[int, object] = {}
-    for submodule in module.modules():
-        for value in tree_leaves(vars(submodule)):
-            if isinstance(value, Tensor) and not value.is_leaf:
-                kept[id(value)] = value.detach().clone()
+    kept: dict[int, object] = {id(value): value.detach().clone() for value in kept_of_graphs(module)}
     try:
         return copy.deepcopy(module, kept)
     except Exception as error:

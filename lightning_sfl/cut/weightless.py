@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
+from torch.utils._pytree import tree_leaves
 
 from lightning_sfl.cut.batch import named_tensors, record_count, replace_tensors
 
@@ -37,7 +38,7 @@ class Weightless:
     def __init__(self, module: nn.Module) -> None:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         own: dict[int, object] = {}
-        for tensor in [*module.parameters(), *module.buffers()]:
+        for tensor in [*module.parameters(), *module.buffers(), *kept_of_graphs(module)]:
             own[id(tensor)] = self._fake(tensor)
         self.module: nn.Module = copy.deepcopy(module, own)
 
@@ -74,6 +75,12 @@ class Weightless:
         if isinstance(tensor, nn.Parameter):
             return nn.Parameter(fake, requires_grad=tensor.requires_grad)
         return fake
+
+
+def kept_of_graphs(module: nn.Module) -> list[Tensor]:
+    """Tensors of a graph that a module keeps (losses, activations), which ``copy.deepcopy`` refuses."""
+    kept = [value for submodule in module.modules() for value in tree_leaves(vars(submodule))]
+    return [value for value in kept if isinstance(value, Tensor) and not value.is_leaf]
 
 
 def has_values(module: nn.Module) -> bool:

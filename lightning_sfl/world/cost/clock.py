@@ -62,9 +62,9 @@ class Clock:
             self.server_compute_joule += cost.server_compute_joule
 
     def _advance_apart(self, cost: OpeningCost | StepCost | ClosingCost) -> None:
-        """Clients go on each by themselves, until they are averaged."""
-        if not self._ahead_s:
-            self._began_s = self.seconds
+        """Clients go on each by themselves, until they are averaged or, with none of them left for that, begin anew."""
+        if not self._ahead_s or isinstance(cost, OpeningCost):
+            self._began_s, self._ahead_s = self.seconds, {}
         ends_s = self.start_s(cost.clients) + cost.client_s
         self._ahead_s.update(zip(cost.clients.tolist(), ends_s.tolist(), strict=True))
         self.seconds = max(self._ahead_s.values())

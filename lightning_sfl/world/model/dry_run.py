@@ -1,7 +1,7 @@
 """One training step in a ledger, with the places of the cuts marked on it: the clients' and the server's shares."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -81,9 +81,10 @@ class DryRun:
             self.crossed[WHOLE] = Crossed(self.forward_time, 0, 0, 0, gates, frozenset())
             if trains:
                 loss.backward()
+        self._all_nodes = _behind(gates)
+        self._nodes = _in_graph(self._ledger.nodes, self._all_nodes)
         self._flop = self._ledger.flop()
         self._made = self._ledger.made()
-        self._all_nodes = _behind(gates)
 
     @property
     def time(self) -> int:
@@ -151,7 +152,7 @@ class DryRun:
         return found
 
     def _of(self, nodes: set[Node]) -> BoolArray:
-        return np.array([node in nodes for node in self._ledger.nodes], dtype=bool)
+        return np.array([node in nodes for node in self._nodes], dtype=bool)
 
     def _left(self, cut: str) -> int:
         return self.returned[cut].left if cut in self.returned else self.forward_time
@@ -207,6 +208,18 @@ class DryRun:
 
 def _bit(tensor: Tensor) -> int:
     return 8 * tensor.numel() * tensor.element_size()
+
+
+def _in_graph(nodes: Sequence[Node | None], graph: Container[Node]) -> list[Node | None]:
+    """For every operation the graph's node on whose behalf it ran.
+
+    A node may run a backward pass of its own, through a graph that did not exist before: gradient checkpointing does,
+    if it is reentrant.
+    """
+    found: list[Node | None] = []
+    for node in nodes:
+        found.append(node if node is None or node in graph else found[-1])
+    return found
 
 
 def _behind(gates: Sequence[Node]) -> set[Node]:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lightning_sfl.cut.weightless import has_values
 from lightning_sfl.optimizers import State, copy_optimizer, pack_states
 from lightning_sfl.world.model.ledger import Ledger
 
@@ -34,10 +35,28 @@ class Stepping:
 def steppings(module: nn.Module, optimizer: Optimizer | None) -> dict[str, Stepping]:
     """By name, the share of every parameter that is trained; without an optimizer, of gradients alone.
 
-    Two steps are taken on parameters without values; the first one makes the state.
+    Two steps are taken on parameters without values; the first one makes the state. An optimizer that looks at values
+    steps on parameters that have them.
+
+    Raises:
+        ValueError: The optimizer looks at values, and the module has none.
     """
+    if optimizer is None:
+        return _steppings(module, None, "meta")
+    try:
+        return _steppings(module, optimizer, "meta")
+    except (RuntimeError, NotImplementedError) as error:
+        if not has_values(module):
+            raise ValueError(
+                f"{type(module).__name__} holds no values, and a step of {type(optimizer).__name__} looks at some"
+                f" ({error}). Build the module with weights, or leave the optimizer out."
+            ) from error
+        return _steppings(module, optimizer, "cpu")
+
+
+def _steppings(module: nn.Module, optimizer: Optimizer | None, device: str) -> dict[str, Stepping]:
     own: dict[Tensor, nn.Parameter] = {
-        parameter: nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"))
+        parameter: nn.Parameter(torch.ones(parameter.shape, dtype=parameter.dtype, device=device))
         for parameter in module.parameters()
         if parameter.requires_grad
     }
@@ -67,10 +86,16 @@ def _stepping(parameter: nn.Parameter, state: State, transient_byte: float) -> S
 
 def _transient_byte(stepper: Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, float]:
     """By parameter, the most that a step takes beside what stays; a step on all together is shared out by size."""
+    fused = any(group.get("fused") for group in stepper.param_groups)
+    for group in stepper.param_groups:
+        # Both ask for a device that is a GPU, or at least has values; the state is the same without.
+        group.update({name: False for name in ("fused", "capturable") if name in group})
     stepped = [parameter for group in stepper.param_groups for parameter in group["params"]]
     for parameter in stepped:
-        parameter.grad = torch.empty_like(parameter)
+        parameter.grad = torch.ones_like(parameter)
     stepper.step()
+    if fused:  # one kernel for the whole step, which keeps nothing on the way
+        return {}
     ledger, turns = Ledger(), _Turns()
     for parameter in stepped:
         assert parameter.grad is not None
