@@ -33,8 +33,8 @@ def allocated_byte(run) -> int:
 
 @pytest.mark.gpu
 def test_client_memory_is_what_the_allocator_hands_out():
-    """Within 10 %, at a batch whose activations are many times the weights. Libraries' own workspaces are there already:
-    the half has run before."""
+    """Within 10 %, at a batch whose activations are many times the weights. Libraries' own workspaces are there
+    already: the half has run before."""
     module, size = Wide().cuda(), 4096
     optimizer = torch.optim.AdamW(module.parameters(), foreach=False)
     batch = (torch.rand(size, 512, device="cuda"), torch.arange(size, device="cuda") % 10)
