@@ -1,5 +1,8 @@
 """The monitor in runs in which clients skip, are lost or look around, and in a precision of another device."""
 
+import dataclasses
+
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -8,13 +11,17 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from sfl_models import MLP, Classifier, fit, mlp, sgd
 from torch import nn
 
-from lightning_sfl import SplitFederatedStrategy
+from lightning_sfl import Allocation, SplitFederatedStrategy
 from lightning_sfl.attendance import Stage
 from lightning_sfl.callbacks import EfficiencyMonitor
 from lightning_sfl.callbacks.client_table import COLUMNS
+from lightning_sfl.callbacks.costed import Happened, cost_step
+from lightning_sfl.callbacks.crossed import Crossed
 from lightning_sfl.cut.find import search
 from lightning_sfl.strategy.autocast import train_step_context
+from lightning_sfl.world.cost.clock import Clock
 from lightning_sfl.world.cost.participation import Participation
+from lightning_sfl.world.cost.step_cost import Controls
 from lightning_sfl.world.model.measure import profile_cuts
 from lightning_sfl.world.world import Ends
 
@@ -28,9 +35,9 @@ def run(*, module=None, epochs=2, trainer_options=None, **options):
     monitor = EfficiencyMonitor()
     strategy = SplitFederatedStrategy(**{"cut": CUT, "num_clients": 4, "aggregate_every": 2, **options})
     module = module or MLP.module(sgd)
-    trainer = fit(
-        module, MLP.loader(32, 4), strategy, max_epochs=epochs, callbacks=[monitor], **(trainer_options or {})
-    )  # fmt: skip
+    given = {**(trainer_options or {})}
+    callbacks = [*given.pop("callbacks", []), monitor]
+    trainer = fit(module, MLP.loader(32, 4), strategy, max_epochs=epochs, callbacks=callbacks, **given)
     return monitor, trainer
 
 
@@ -183,3 +190,50 @@ def test_mixed_precision_of_a_gpu_holds_for_a_copy_on_the_cpu(name, bit):
 
     found = profile_cuts(module, batch, {"model.1": search(module, batch).split("model.1")}, step=step)
     assert found.smashed_bit[0, 1] == bit * 16
+
+
+def test_a_round_whose_last_step_everybody_skips_ends_with_the_next_one():
+    """Its updates cross when the next round begins."""
+    module = Skips()
+    module.skipped = frozenset(range(4, 8))
+    late, trainer = run(module=module)
+
+    assert late.clock.rounds == 2
+    assert (in_the_table(late, "uplink_bytes"), in_the_table(late, "downlink_bytes")) == metered(trainer)
+
+
+def test_layers_that_servers_exchange_take_the_line_between_them():
+    """At 1000 bit/s: 10 kbit handed over, and what each participant's layers up to the deepest cut are more than its
+    own, with the optimizer's state; the deepest cut is that of a client that takes no part."""
+    monitor, _ = run(epochs=1, cut={0: CUT, 1: CUT, 2: CUT, 3: "model.4"})
+    world = dataclasses.replace(
+        monitor.world, server=dataclasses.replace(monitor.world.server, inter_server_bit_per_s=1e3)
+    )
+    nothing = np.zeros(3)
+    happened = Happened(
+        round=0, clients=np.arange(3), cut=np.zeros(3, dtype=np.int64), deepest=1, batch_size=np.array([4, 0, 4]),
+        present=np.ones(3, dtype=bool), closes_round=False, controls=Controls(),
+        crossed=Crossed(
+            step_up=nothing, step_down=nothing, round_up=nothing, round_down=np.full(3, 800.0), handed_over=1e4
+        ),
+    )  # fmt: skip
+    costed = cost_step(world, happened, Clock())
+
+    sent = world.profile.update_bit + world.profile.optimizer_state_bit
+    assert sent[1] - sent[0] == 32 * (16 * 12 + 12)
+    assert [part.inter_server_s for part in costed.parts] == [10.0 + 3 * 32 * 204 / 1e3]
+    assert costed.memory_byte.tolist() == [costed.memory_byte[0], 0, costed.memory_byte[0]]
+
+
+class Moves(pl.Callback):
+    """Cuts move to one that the first profile has not."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch.round == 0 and batch.closes_round:
+            trainer.strategy.allocate(Allocation(cut=[CUT, CUT, CUT, "model.4"]))
+
+
+def test_a_cut_that_the_profile_has_not_is_measured_when_it_is_taken():
+    monitor, _ = run(trainer_options={"callbacks": [Moves()]})
+
+    assert monitor.world.profile.cuts == (CUT, "model.4")
