@@ -1,6 +1,8 @@
 """The monitor in runs in which clients skip, are lost or look around, and in a precision of another device."""
 
 import dataclasses
+from collections import Counter
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,8 +18,9 @@ from lightning_sfl.attendance import Stage
 from lightning_sfl.callbacks import EfficiencyMonitor
 from lightning_sfl.callbacks.client_table import COLUMNS
 from lightning_sfl.callbacks.costed import Happened, cost_step
-from lightning_sfl.callbacks.crossed import Crossed
+from lightning_sfl.callbacks.crossed import Crossed, CrossedSince
 from lightning_sfl.cut.find import search
+from lightning_sfl.link.message import MessageKind
 from lightning_sfl.strategy.autocast import train_step_context
 from lightning_sfl.world.cost.clock import Clock
 from lightning_sfl.world.cost.participation import Participation
@@ -220,8 +223,8 @@ def test_layers_that_servers_exchange_take_the_line_between_them():
     costed = cost_step(world, happened, Clock())
 
     sent = world.profile.update_bit + world.profile.optimizer_state_bit
-    assert sent[1] - sent[0] == 32 * (16 * 12 + 12)
-    assert [part.inter_server_s for part in costed.parts] == [10.0 + 3 * 32 * 204 / 1e3]
+    assert sent[1] - sent[0] == 2 * 32 * (16 * 12 + 12), "weights and momentum"
+    assert [part.inter_server_s for part in costed.parts] == [pytest.approx(10.0 + 3 * 2 * 32 * 204 / 1e3)]
     assert costed.memory_byte.tolist() == [costed.memory_byte[0], 0, costed.memory_byte[0]]
 
 
@@ -237,3 +240,22 @@ def test_a_cut_that_the_profile_has_not_is_measured_when_it_is_taken():
     monitor, _ = run(trainer_options={"callbacks": [Moves()]})
 
     assert monitor.world.profile.cuts == (CUT, "model.4")
+
+
+def test_a_look_sees_only_what_crossed_since_the_last_one():
+    bits = {
+        None: Counter({(MessageKind.CLIENT_UPDATE, True): 64}),
+        0: Counter({(MessageKind.OPTIMIZER_STATE, True): 8}),
+    }
+    since = CrossedSince(SimpleNamespace(payload_bit_of=lambda client: Counter(bits[client])))
+    looks = [since.look(np.array([0])) for _ in range(2)]
+
+    assert [look.handed_over for look in looks] == [64, 0]
+    assert [look.round_up.tolist() for look in looks] == [[8], [0]]
+    assert looks[0].step_up.tolist() == [0]
+
+
+def test_a_resumed_run_knows_when_rounds_were_logged():
+    monitor = EfficiencyMonitor()
+    monitor.load_state_dict({**monitor.state_dict(), "logs_from_step": 7})
+    assert monitor.state_dict()["logs_from_step"] == 7
