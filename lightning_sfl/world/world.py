@@ -21,7 +21,7 @@ from lightning_sfl.world.cost.rules import Rule, rule_of
 from lightning_sfl.world.cost.step_cost import Machines, StepCost, step_cost
 from lightning_sfl.world.devices.fleet import Fleet
 from lightning_sfl.world.devices.server import Server
-from lightning_sfl.world.model.profile import Profile
+from lightning_sfl.world.model.profile import Profile, at
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,11 +169,20 @@ class World:
         return dataclasses.replace(load, aggregation_flop=self.flop_per_mac / 2 * load.aggregation_flop)
 
     def memory_at(self, cut: IntArray, batch_size: IntArray) -> FloatArray:
-        """What training takes at most of the memory of clients that cut there, (K,)."""
+        """What training takes at most of the memory of clients that cut there, (K,).
+
+        A zeroth-order client holds its smashed data, the cut gradient and the optimizer's state while it probes
+        (HO-SFL, arXiv 2603.14773; a reconstruction).
+        """
         if not self.rule.uses_cut:
             return whole_of(self.profile).training_memory_byte(np.zeros_like(cut), batch_size)
         if self.rule.zeroth_order:
-            return self.profile.forward_memory_byte(cut, batch_size)
+            gradient_bit = at(self.profile.cut_gradient_bit[cut], batch_size)
+            held_bit = (
+                at(self.profile.smashed_bit[cut], batch_size) + gradient_bit + self.profile.optimizer_state_bit[cut]
+            )
+            held_byte = np.where(gradient_bit > 0, held_bit / 8, 0.0)
+            return self.profile.forward_memory_byte(cut, batch_size) + held_byte
         return self.profile.training_memory_byte(cut, batch_size)
 
     def memory_byte(self, batch_size: IntArray) -> FloatArray:

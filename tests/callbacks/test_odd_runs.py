@@ -1,5 +1,10 @@
 """The monitor in runs in which clients skip, are lost or look around, and in a precision of another device."""
 
+import dataclasses
+from collections import Counter
+from types import SimpleNamespace
+
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -8,13 +13,18 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from sfl_models import MLP, Classifier, fit, mlp, sgd
 from torch import nn
 
-from lightning_sfl import SplitFederatedStrategy
+from lightning_sfl import Allocation, SplitFederatedStrategy
 from lightning_sfl.attendance import Stage
 from lightning_sfl.callbacks import EfficiencyMonitor
 from lightning_sfl.callbacks.client_table import COLUMNS
+from lightning_sfl.callbacks.costed import Happened, cost_step
+from lightning_sfl.callbacks.crossed import Crossed, CrossedSince
 from lightning_sfl.cut.find import search
+from lightning_sfl.link.message import MessageKind
 from lightning_sfl.strategy.autocast import train_step_context
+from lightning_sfl.world.cost.clock import Clock
 from lightning_sfl.world.cost.participation import Participation
+from lightning_sfl.world.cost.step_cost import Controls
 from lightning_sfl.world.model.measure import profile_cuts
 from lightning_sfl.world.world import Ends
 
@@ -28,9 +38,9 @@ def run(*, module=None, epochs=2, trainer_options=None, **options):
     monitor = EfficiencyMonitor()
     strategy = SplitFederatedStrategy(**{"cut": CUT, "num_clients": 4, "aggregate_every": 2, **options})
     module = module or MLP.module(sgd)
-    trainer = fit(
-        module, MLP.loader(32, 4), strategy, max_epochs=epochs, callbacks=[monitor], **(trainer_options or {})
-    )  # fmt: skip
+    given = {**(trainer_options or {})}
+    callbacks = [*given.pop("callbacks", []), monitor]
+    trainer = fit(module, MLP.loader(32, 4), strategy, max_epochs=epochs, callbacks=callbacks, **given)
     return monitor, trainer
 
 
@@ -52,19 +62,21 @@ class Loses:
 
 
 class Skips(Classifier):
-    """Skips some of its batches, counted over the clients, or those whose first label is 0."""
+    """Skips some of its batches, counted over the clients, or those that begin with the label of the very first one."""
 
     skipped = frozenset()
-    skips_label = False
+    skips_like_first = False
 
     def __init__(self):
         super().__init__(mlp(), sgd)
-        self.seen = 0
+        self.seen, self.first = 0, None
 
     def training_step(self, batch, batch_idx):
         self.seen += 1
         loss = super().training_step(batch, batch_idx)
-        is_skipped = self.seen - 1 in self.skipped or (self.skips_label and int(batch[1][0]) == 0)
+        label = int(batch[1][0])
+        self.first = label if self.first is None else self.first
+        is_skipped = self.seen - 1 in self.skipped or (self.skips_like_first and label == self.first)
         return None if is_skipped else loss
 
 
@@ -89,7 +101,7 @@ def test_a_run_in_which_everybody_skips_everything():
 
 def test_a_client_that_skips_its_batch_is_not_the_one_to_measure():
     module = Skips()
-    module.skips_label = True
+    module.skips_like_first = True
     monitor, trainer = run(module=module)
 
     assert (in_the_table(monitor, "uplink_bytes"), in_the_table(monitor, "downlink_bytes")) == metered(trainer)
@@ -181,3 +193,69 @@ def test_mixed_precision_of_a_gpu_holds_for_a_copy_on_the_cpu(name, bit):
 
     found = profile_cuts(module, batch, {"model.1": search(module, batch).split("model.1")}, step=step)
     assert found.smashed_bit[0, 1] == bit * 16
+
+
+def test_a_round_whose_last_step_everybody_skips_ends_with_the_next_one():
+    """Its updates cross when the next round begins."""
+    module = Skips()
+    module.skipped = frozenset(range(4, 8))
+    late, trainer = run(module=module)
+
+    assert late.clock.rounds == 2
+    assert (in_the_table(late, "uplink_bytes"), in_the_table(late, "downlink_bytes")) == metered(trainer)
+
+
+def test_layers_that_servers_exchange_take_the_line_between_them():
+    """At 1000 bit/s: 10 kbit handed over, and what each participant's layers up to the deepest cut are more than its
+    own, with the optimizer's state; the deepest cut is that of a client that takes no part."""
+    monitor, _ = run(epochs=1, cut={0: CUT, 1: CUT, 2: CUT, 3: "model.4"})
+    world = dataclasses.replace(
+        monitor.world, server=dataclasses.replace(monitor.world.server, inter_server_bit_per_s=1e3)
+    )
+    nothing = np.zeros(3)
+    happened = Happened(
+        round=0, clients=np.arange(3), cut=np.zeros(3, dtype=np.int64), deepest=1, batch_size=np.array([4, 0, 4]),
+        present=np.ones(3, dtype=bool), closes_round=False, controls=Controls(),
+        crossed=Crossed(
+            step_up=nothing, step_down=nothing, round_up=nothing, round_down=np.full(3, 800.0), handed_over=1e4
+        ),
+    )  # fmt: skip
+    costed = cost_step(world, happened, Clock())
+
+    sent = world.profile.update_bit + world.profile.optimizer_state_bit
+    assert sent[1] - sent[0] == 2 * 32 * (16 * 12 + 12), "weights and momentum"
+    assert [part.inter_server_s for part in costed.parts] == [pytest.approx(10.0 + 3 * 2 * 32 * 204 / 1e3)]
+    assert costed.memory_byte.tolist() == [costed.memory_byte[0], 0, costed.memory_byte[0]]
+
+
+class Moves(pl.Callback):
+    """Cuts move to one that the first profile has not."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch.round == 0 and batch.closes_round:
+            trainer.strategy.allocate(Allocation(cut=[CUT, CUT, CUT, "model.4"]))
+
+
+def test_a_cut_that_the_profile_has_not_is_measured_when_it_is_taken():
+    monitor, _ = run(trainer_options={"callbacks": [Moves()]})
+
+    assert monitor.world.profile.cuts == (CUT, "model.4")
+
+
+def test_a_look_sees_only_what_crossed_since_the_last_one():
+    bits = {
+        None: Counter({(MessageKind.CLIENT_UPDATE, True): 64}),
+        0: Counter({(MessageKind.OPTIMIZER_STATE, True): 8}),
+    }
+    since = CrossedSince(SimpleNamespace(payload_bit_of=lambda client: Counter(bits[client])))
+    looks = [since.look(np.array([0])) for _ in range(2)]
+
+    assert [look.handed_over for look in looks] == [64, 0]
+    assert [look.round_up.tolist() for look in looks] == [[8], [0]]
+    assert looks[0].step_up.tolist() == [0]
+
+
+def test_a_resumed_run_knows_when_rounds_were_logged():
+    monitor = EfficiencyMonitor()
+    monitor.load_state_dict({**monitor.state_dict(), "logs_from_step": 7})
+    assert monitor.state_dict()["logs_from_step"] == 7

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from world_cases import HandFleet, numbers, who, whole, world
+from world_cases import HandFleet, hand_profile, numbers, who, whole, world
 
 from lightning_sfl.world.cost.rules import RULES
 from lightning_sfl.world.cost.step_cost import Controls
@@ -83,8 +83,17 @@ def test_cuts_within_a_clients_memory():
 
 
 def test_memory_of_clients_that_only_run_forward_and_of_those_that_train_all():
-    """4 byte per parameter and 5 per sample; 8000 and 120 per sample at whatever cut."""
-    assert world("ho_sfl").memory_byte(whole(10)).tolist() == [[450, 1650, 3650]]
+    """4 byte per parameter and 5 per sample; 8000 and 120 per sample at whatever cut.
+
+    Zeroth-order clients probe with smashed data, cut gradient and optimizer state in hand: 10 times twice 8, 4 and 2
+    elements of 4 byte, and 4 byte per parameter. Where nothing is trained they do not probe."""
+    forward = [450, 1650, 3650]
+    held = [640 + 400, 320 + 1600, 160 + 3600]
+    assert world("ho_sfl").memory_byte(whole(10)).tolist() == [
+        [one + more for one, more in zip(forward, held, strict=True)]
+    ]
+    frozen = dataclasses.replace(hand_profile(), cut_gradient_bit=np.zeros((3, 2)))
+    assert world("ho_sfl", profile=frozen).memory_byte(whole(10)).tolist() == [forward]
     assert world("fedavg").memory_byte(whole(10)).tolist() == [[9200, 9200, 9200]]
 
 

@@ -34,10 +34,10 @@ def fleet_from_csv(path: Path, *, speed: Speed | None = None) -> Fleet:
     columns = reader.fieldnames or []
     unknown = [column for column in columns if column not in fields]
     missing = [name for name in required if name not in columns]
-    if unknown or missing:
+    if unknown or missing or len(set(columns)) < len(columns):
         raise ValueError(
             f"{path} has the columns {', '.join(columns) or 'none'}; it needs {', '.join(required)} and may have"
-            f" {', '.join(name for name in fields if name not in required)}."
+            f" {', '.join(name for name in fields if name not in required)}, each once."
         )
     devices = []
     for row in reader:

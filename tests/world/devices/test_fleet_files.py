@@ -38,6 +38,7 @@ def test_a_table_of_devices(tmp_path):
         ("", r"fleet.csv has the columns none; it needs clock_hz, flop_per_cycle and may have lowest_clock_hz"),
         ("clock_hz\n1e9\n", r"fleet.csv has the columns clock_hz; it needs clock_hz, flop_per_cycle"),
         ("clock_hz,flop_per_cycle,ram\n1,1,1\n", r"has the columns clock_hz, flop_per_cycle, ram; it needs"),
+        ("clock_hz,flop_per_cycle,clock_hz\n1,1,2\n", r"has the columns clock_hz, flop_per_cycle, clock_hz; it needs"),
     ],
 )
 def test_a_bad_table_is_refused_by_file_line_and_column(tmp_path, text, message):

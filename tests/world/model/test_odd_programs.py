@@ -57,6 +57,13 @@ def test_what_is_computed_again_is_computed_by_whom_it_belongs_to(reentrant):
     assert before.server_backward_flop[0, 1] == 120 + 60 + again
 
 
+def test_a_cut_that_is_passed_again_in_the_backward_pass_is_where_it_was_first():
+    """In the checkpointed layer, behind its linear part."""
+    found = profiled(Three(reentrant=False), "middle.0")
+    assert found.client_forward_flop[0, 1] == 48 + 60
+    assert found.server_forward_flop[0, 1] == 30
+
+
 class Layerwise(Optimizer):
     """Steps by the ratio of the norms of weights and gradient, as LARS and LAMB do, which it reads as a number."""
 
