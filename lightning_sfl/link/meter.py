@@ -50,7 +50,7 @@ class Meter:
 
         Args:
             kind: Of this kind only; None for all.
-            uplink: True for what clients sent, False for what they received, None for both.
+            uplink: True for what clients sent, False for what they received and servers exchanged, None for all.
         """
         keys = [
             key for key in self._messages if (kind is None or key[0] is kind) and (uplink is None or key[1] is uplink)

@@ -217,7 +217,8 @@ def test_layers_that_servers_exchange_take_the_line_between_them():
         round=0, clients=np.arange(3), cut=np.zeros(3, dtype=np.int64), deepest=1, batch_size=np.array([4, 0, 4]),
         present=np.ones(3, dtype=bool), closes_round=False, controls=Controls(),
         crossed=Crossed(
-            step_up=nothing, step_down=nothing, round_up=nothing, round_down=np.full(3, 800.0), handed_over=1e4
+            step_up=nothing, step_down=nothing, turn_up=nothing, turn_down=nothing, round_up=nothing,
+            round_down=np.full(3, 800.0), handed_over=1e4
         ),
     )  # fmt: skip
     costed = cost_step(world, happened, Clock())
