@@ -105,12 +105,31 @@ def test_another_strategy_is_refused_by_name(tmp_path, capsys):
     assert "SplitFederatedStrategy" in said
 
 
-def test_two_cuts_are_refused_by_name(tmp_path, capsys):
-    recipe = quick(**{"trainer.strategy.init_args.cut": ["stem", "block2"]})
+def test_a_u_shape_is_planned_for_its_first_cuts(tmp_path, capsys):
+    """What lies before block2, with the client's part behind it; labels stay with the client. The images of block2 are
+    4 x 16 x 16 floats."""
+    recipe = write(tmp_path, quick(**{"trainer.strategy.init_args.cut": ["stem", "block2"]}))
+    target = tmp_path / "plan.json"
 
-    said = refusal(["plan", "--config", write(tmp_path, recipe)], capsys)
+    main(["plan", "--config", recipe, "--json", str(target)])
 
-    assert "cut=('stem', 'block2'): plan, audit and tradeoff take single cuts" in said
+    found = json.loads(target.read_text())["cuts"]
+    assert [entry["cut"] for entry in found] == CUTS[: CUTS.index("block2")]
+    assert {entry["second_cut"] for entry in found} == {"block2"}
+    assert {entry["returned_byte_per_sample"] for entry in found} == {4 * 16 * 16 * 4}
+    assert all(entry["client_turn_flop_per_sample"] > 0 for entry in found)
+    assert all(entry["crossing"] == {} for entry in found)
+    printed = capsys.readouterr().out
+    assert "second part" in printed
+    assert "from 'block2' on (4.0 KiB per sample down, its gradient up)" in " ".join(printed.split())
+
+
+def test_attacks_on_two_cuts_are_refused_by_name(tmp_path, capsys):
+    recipe = write(tmp_path, quick(**{"trainer.strategy.init_args.cut": ["stem", "block2"]}))
+
+    said = refusal(["tradeoff", "--config", recipe, "--output", str(tmp_path / "out")], capsys)
+
+    assert "cut=('stem', 'block2'): audit and tradeoff take single cuts" in said
 
 
 def test_the_registered_name_of_the_strategy_will_do(tmp_path, capsys):
