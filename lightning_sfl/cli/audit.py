@@ -34,6 +34,7 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
     loggers = list(cli.trainer.loggers)
     log = None if log_folder is None else MessageLog.open(log_folder)
     run = instantiate(cli, _QUIET)
+    run.refuse_second_cut()
     accuracy: float | None = None
     settings = cli.config["audit"].report
     if ckpt_path is not None:
@@ -48,7 +49,6 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
     cut_name = next((message.cut for message in log.messages() if message.cut is not None), None)
     if cut_name is None:
         raise ValueError(f"log={log_folder!r}: its messages name no cut, so there are no smashed data to attack.")
-    run.refuse_second_cut()
     cut = run.search().cut(cut_name)
     costs = run.profile([cut], configured_optimizer(run.model))
     with Progress() as bar:
