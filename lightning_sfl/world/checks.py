@@ -45,7 +45,8 @@ _HERTZ = Accepted(unit="hertz", at_most=1e12)
 _RATE = Accepted(unit="bit/s", at_most=1e15)
 _SPREAD = Accepted(unit="bit/s", at_most=1e15, least=True)
 _GAIN = Accepted(unit="(a ratio of powers, not decibels)", at_most=1.0)
-_CLOCK = Accepted(unit="hertz", at_most=1e10)
+# A clock below 100 kHz was given in GHz or MHz.
+_CLOCK = Accepted(unit="hertz", above=1e5, at_most=1e10)
 
 ACCEPTED: Mapping[str, Accepted] = {
     "clock_hz": _CLOCK,

@@ -108,7 +108,7 @@ class Fleet:
     Where a single number is given, it is every client's; ``clock_hz`` says how many clients there are.
 
     Args:
-        clock_hz: Highest clock; what a device runs at unless it is allocated less. Above 0, at most 10 GHz.
+        clock_hz: Highest clock; what a device runs at unless it is allocated less. Above 100 kHz, at most 10 GHz.
         flop_per_cycle: Floating-point operations per clock cycle, above 0; a multiply-accumulate counts as 2.
         lowest_clock_hz: Lowest clock. NaN: equal to the highest, a clock that cannot be lowered.
         efficiency: Share of clock times FLOP per cycle that is reached, above 0, at most 1.

@@ -14,7 +14,7 @@ class Server:
     """The server that holds the rest of the model.
 
     Args:
-        clock_hz: Clock, above 0, at most 10 GHz.
+        clock_hz: Clock, above 100 kHz, at most 10 GHz.
         flop_per_cycle: Floating-point operations per clock cycle, above 0; a multiply-accumulate counts as 2.
         efficiency: Share of clock times FLOP per cycle that is reached, above 0, at most 1.
         watt_per_cubic_hz: Chip coefficient G: computing at f takes G·f³. NaN: energy is not modelled.

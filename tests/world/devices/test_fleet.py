@@ -151,7 +151,8 @@ def test_a_load_outside_of_its_range_is_refused(ends):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("clock_hz", 0.0, r"clock_hz=...\) of client 1 is 0; it must be above 0 and at most 1e\+10 hertz"),
+        ("clock_hz", 0.0, r"clock_hz=...\) of client 1 is 0; it must be above 100000 and at most 1e\+10 hertz"),
+        ("clock_hz", 1.2, r"clock_hz=...\) of client 1 is 1.2; it must be above 100000 and at most 1e\+10 hertz"),
         ("clock_hz", 2e10, r"clock_hz=...\) of client 1 is 2e\+10"),
         ("clock_hz", math.nan, r"clock_hz=...\) of client 1 is nan"),
         (
