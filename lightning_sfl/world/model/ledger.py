@@ -138,7 +138,13 @@ class Ledger(TorchDispatchMode):
 
 
 def _tensors(tree: object) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    found = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    if sparse := next((tensor.layout for tensor in found if tensor.layout is not torch.strided), None):
+        raise ValueError(
+            f"The training step makes tensors of layout={sparse}, whose memory is not counted; accepted are dense ones,"
+            " as of Embedding(sparse=False)."
+        )
+    return found
 
 
 def _key(tensor: Tensor) -> int:

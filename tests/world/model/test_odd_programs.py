@@ -154,3 +154,18 @@ def test_a_module_that_keeps_the_losses_of_its_steps():
 
     assert len(module.losses) == 1
     assert (later.client_training_memory_line == fresh.client_training_memory_line).all()
+
+
+def test_sparse_gradients_are_refused_by_their_layout():
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(9, 4, sparse=True), nn.Linear(4, 3)
+
+        def training_step(self, batch, batch_idx):
+            return cross_entropy(self.head(self.embedding(batch[0])), batch[1])
+
+    module, data = Sparse(), (torch.tensor([7, 2, 5]), torch.arange(3))
+    splits = {"embedding": search(module, data).split("embedding")}
+    with pytest.raises(ValueError, match="layout=torch.sparse_coo, whose memory is not counted"):
+        profile_cuts(module, data, splits)
