@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from lightning_sfl.world.cost.load import StepLoad
 from lightning_sfl.world.cost.participation import Participation
 from lightning_sfl.world.cost.step_cost import Machines
 from lightning_sfl.world.model.profile import Profile
@@ -198,3 +199,18 @@ def world(algorithm="splitfed_shared", **given):
 
 def who(clients=(0, 1), cut=(0, 1), batch_size=(2, 1), **given):
     return Participation(clients=whole(*clients), cut=whole(*cut), batch_size=whole(*batch_size), **given)
+
+
+def hand_load(**given):
+    """Clients 0 (100 FLOP/s) and 2 (400 FLOP/s); forward 1 s and 2 s, up 2 s and 0.5 s, server 0.3 s and 0.2 s, down
+    1 s and 3 s, backward 2 s and 1 s."""
+    fields = {
+        "clients": whole(0, 2),
+        "client_forward_flop": numbers(100, 800),
+        "client_backward_flop": numbers(200, 400),
+        "server_flop": numbers(300, 200),
+        "uplink_bit": numbers(128, 32),
+        "downlink_bit": numbers(128, 384),
+    }
+    turn = dict.fromkeys(("turn_down_bit", "turn_flop", "turn_up_bit", "return_flop"), numbers(0, 0))
+    return StepLoad(**{**fields, **turn, **given})

@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Sized
 from typing import Literal, cast
 
-import lightning.pytorch as pl
 import numpy as np
 
 from lightning_sfl.callbacks.efficiency import EfficiencyMonitor
-from lightning_sfl.cli.job import Run
+from lightning_sfl.cli.job import Run, monitor_among
 from lightning_sfl.data.partition import Indices
 from lightning_sfl.schedule import Schedule
 from lightning_sfl.world.arrays import IntArray
@@ -55,9 +54,7 @@ def setting_of(run: Run, environment: str | None) -> PlanSetting:
         ValueError: There is no such environment, it is smaller than there are clients, or there are fewer samples.
     """
     strategy = run.strategy
-    callbacks: list[pl.Callback] = vars(run.trainer)["callbacks"]  # which Lightning does not declare
-    monitors = [callback for callback in callbacks if isinstance(callback, EfficiencyMonitor)]
-    monitor = monitors[0] if monitors else EfficiencyMonitor()
+    monitor = monitor_among(run.trainer) or EfficiencyMonitor()
     found = monitor.environment if environment is None else environment
     world = make_environment(found, strategy.num_clients, monitor.seed) if isinstance(found, str) else found
     world.check(strategy.num_clients)

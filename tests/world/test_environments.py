@@ -1,5 +1,6 @@
 """Worlds of the literature: their ranges, and one rate of each by hand."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from transmissions import sent
 
 from lightning_sfl.world.channel.fading import Static
-from lightning_sfl.world.environments import hasfl, safsl, wei_chen
+from lightning_sfl.world.environments import Environment, hasfl, make_environment, safsl, wei_chen
 
 PRESETS = (hasfl, wei_chen, safsl)
 
@@ -115,3 +116,35 @@ def test_the_same_seed_gives_the_same_world_on_every_machine():
         "wei_chen": ["0x1.0382c30411682p+31", "0x1.cb37e4bc06404p+30"],
         "safsl": ["0x1.228e08eff76a8p+25", "0x1.dbe45773454abp+24"],
     }
+
+
+def test_what_is_sent_with_is_what_is_paid_for():
+    """A channel that sends with another power than fleet or server pay for is refused; NaN pays for nothing."""
+    found = wei_chen(3, 0)
+    louder = dataclasses.replace(
+        found.channel, client_power_watt=np.array([found.server.transmit_power_watt, 1.0, 1.0])
+    )
+    with pytest.raises(
+        ValueError, match=r"fleet.transmit_power_watt is 1.99526 \(entry 1\), and the channel sends with 1"
+    ):
+        Environment(fleet=found.fleet, channel=louder, server=found.server)
+    quieter = dataclasses.replace(found.server, transmit_power_watt=1.0)
+    with pytest.raises(
+        ValueError, match=r"server.transmit_power_watt is 1 \(entry 0\), and the channel sends with 1.99"
+    ):
+        Environment(fleet=found.fleet, channel=found.channel, server=quieter)
+    unpaid = dataclasses.replace(found.fleet, transmit_power_watt=np.full(3, math.nan))
+    assert Environment(fleet=unpaid, channel=found.channel, server=found.server).fleet is unpaid
+
+
+def test_devices_of_a_file_send_with_their_own_power(tmp_path):
+    path = tmp_path / "devices.csv"
+    path.write_text("clock_hz,flop_per_cycle,transmit_power_watt\n1e9,16,0.1\n2e9,8,0.2\n")
+    found = make_environment(str(path), 2, 0)
+    assert found.fleet.flop_per_s(np.arange(2)).tolist() == [16e9, 16e9]
+    assert found.channel.client_power_watt.tolist() == [0.1, 0.2]
+    with pytest.raises(ValueError, match="Fleet is for 2 clients, but num_clients=3"):
+        make_environment(str(path), 3, 0)
+    path.write_text("clock_hz,flop_per_cycle\n1e9,16\n")
+    with pytest.raises(ValueError, match="transmit_power_watt is missing"):
+        make_environment(str(path), 1, 0)

@@ -18,6 +18,7 @@ from lightning_sfl.world.cost.step_cost import (
     seconds_of,
     step_cost,
     steps_in_turn,
+    uplink,
 )
 
 
@@ -202,7 +203,7 @@ def opening_cost(
         channel.downlink_s, load.broadcast_bit, Transmission(clients=clients, round=round, start_s=begins_s)
     )
     moves_s = begins_s + max(float(broadcast_s.max()), inter_server_s)
-    up_s = seconds_of(channel.uplink_s, load.resplit_up_bit, _uplink(clients, round, moves_s, controls))
+    up_s = seconds_of(channel.uplink_s, load.resplit_up_bit, uplink(clients, round, moves_s, controls))
     down_s = seconds_of(
         channel.downlink_s, load.resplit_down_bit, Transmission(clients=clients, round=round, start_s=moves_s)
     )
@@ -231,7 +232,7 @@ def closing_cost(
     fleet, channel, server = machines.fleet, machines.channel, machines.server
     clients = load.clients
     begins_s = np.full(len(clients), start_s)
-    upload_s = seconds_of(channel.uplink_s, load.update_bit, _uplink(clients, round, begins_s, controls))
+    upload_s = seconds_of(channel.uplink_s, load.update_bit, uplink(clients, round, begins_s, controls))
     aggregation_s = float(load.aggregation_flop.sum() / server.flop_per_s())
     power_watt = fleet.transmit_power_watt[clients] if controls.power_watt is None else controls.power_watt
     return ClosingCost(
@@ -291,16 +292,6 @@ def round_cost(
         costs = tuple(found)
     closing = closing_cost(ends, machines, rule, controls, round=round, start_s=closes_s)
     return RoundCost(opening=opening, steps=costs, closing=closing)
-
-
-def _uplink(clients: IntArray, round: int, start_s: FloatArray, controls: Controls) -> Transmission:
-    return Transmission(
-        clients=clients,
-        round=round,
-        start_s=start_s,
-        power_watt=controls.power_watt,
-        bandwidth_hz=controls.bandwidth_hz,
-    )
 
 
 def _inter_server_s(machines: Machines, bit: float) -> float:

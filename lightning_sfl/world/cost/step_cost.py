@@ -57,7 +57,7 @@ class StepCost:
         serial: Whether the server serves one client after the other.
         forward_s: Client forward, s1.
         uplink_s: Uplink, s2.
-        server_s: The server's forward and backward for this client, s3.
+        server_s: The server's forward and backward for this client, s3; in a U-shape forward alone.
         turn_down_s: In a U-shape, sending the client what the server gives back; 0 elsewhere, like the next three.
         turn_s: The client's part from there to the loss, and back.
         turn_up_s: Sending the server the gradient of that.
@@ -123,7 +123,8 @@ class StepCost:
         """What the step takes.
 
         All at once: T = max(s1 + s2) + Σ s3 + max(s4 + s5) (Wei & Chen 2026, eqs. 1-10), or max s3 where the server
-        serves all at once. One after the other: the sum of everything. Without a cut: the longest s1 + s5.
+        serves all at once. In a U-shape the longest turn and the server's backward pass come in between, in the same
+        form (our extension). One after the other: the sum of everything. Without a cut: the longest s1 + s5.
         """
         if self.rule.one_by_one:
             return float((self.client_s + self.server_s + self.return_s).sum())
@@ -173,22 +174,12 @@ def step_cost(
     serial = server.works == "serial"
     power_watt = fleet.transmit_power_watt[clients] if controls.power_watt is None else controls.power_watt
     starts_s = start_s + forward_s
-
-    def up(begins_s: FloatArray) -> Transmission:
-        return Transmission(
-            clients=clients,
-            round=round,
-            start_s=begins_s,
-            power_watt=controls.power_watt,
-            bandwidth_hz=controls.bandwidth_hz,
-        )
-
-    uplink_s = seconds_of(channel.uplink_s, load.uplink_bit, up(starts_s))
+    uplink_s = seconds_of(channel.uplink_s, load.uplink_bit, uplink(clients, round, starts_s, controls))
     served_s = float((starts_s + uplink_s).max()) + _together(server_s, serial=serial)
     turn_down_s = seconds_of(channel.downlink_s, load.turn_down_bit, _down(clients, round, served_s))
     turn_s = load.turn_flop / flop_per_s
     turns_s = served_s + turn_down_s + turn_s
-    turn_up_s = seconds_of(channel.uplink_s, load.turn_up_bit, up(turns_s))
+    turn_up_s = seconds_of(channel.uplink_s, load.turn_up_bit, uplink(clients, round, turns_s, controls))
     return_s = load.return_flop / server.flop_per_s()
     returned_s = float((turns_s + turn_up_s).max()) + _together(return_s, serial=serial)
     downlink_s = seconds_of(channel.downlink_s, load.downlink_bit, _down(clients, round, returned_s))
@@ -219,6 +210,17 @@ def _together(seconds: FloatArray, *, serial: bool) -> float:
 
 def _down(clients: IntArray, round: int, start_s: float) -> Transmission:
     return Transmission(clients=clients, round=round, start_s=np.full(len(clients), start_s))
+
+
+def uplink(clients: IntArray, round: int, start_s: FloatArray, controls: Controls) -> Transmission:
+    """Clients that send from these instants on, with what they are given."""
+    return Transmission(
+        clients=clients,
+        round=round,
+        start_s=start_s,
+        power_watt=controls.power_watt,
+        bandwidth_hz=controls.bandwidth_hz,
+    )
 
 
 def steps_in_turn(

@@ -2,28 +2,14 @@
 
 import numpy as np
 import pytest
-from world_cases import HandChannel, HandFleet, HandServer, SlowingChannel, machines, numbers, whole
+from world_cases import HandChannel, HandFleet, HandServer, SlowingChannel, hand_load, machines, numbers, whole
 
-from lightning_sfl.world.cost.load import RoundLoad, StepLoad
+from lightning_sfl.world.cost.load import RoundLoad
 from lightning_sfl.world.cost.round_cost import closing_cost, opening_cost, round_cost
 from lightning_sfl.world.cost.rules import RULES, rule_of
 from lightning_sfl.world.cost.step_cost import Controls
 
 MEETING = [name for name, rule in RULES.items() if rule.uses_cut]
-
-
-def make_step(**given):
-    """Client 0: forward 1 s, up 2 s, server 0.3 s, down 1 s, backward 2 s; client 2: 2, 0.5, 0.2, 3 and 1 s."""
-    fields = {
-        "clients": whole(0, 2),
-        "client_forward_flop": numbers(100, 800),
-        "client_backward_flop": numbers(200, 400),
-        "server_flop": numbers(300, 200),
-        "uplink_bit": numbers(128, 32),
-        "downlink_bit": numbers(128, 384),
-    }
-    turn = dict.fromkeys(("turn_down_bit", "turn_flop", "turn_up_bit", "return_flop"), numbers(0, 0))
-    return StepLoad(**{**fields, **turn, **given})
 
 
 def make_ends(**given):
@@ -95,7 +81,7 @@ def test_a_round_is_its_beginning_its_steps_and_its_end(algorithm):
     Computing 3 J and 192 J a step; radio 4 J and 1 J a step, besides 2 + 20 and 10 J. Server: 5 J a step and 10 J;
     20 J a step and 60 J.
     """
-    found = round_cost(make_step(), make_ends(), machines(), rule_of(algorithm), steps=3)
+    found = round_cost(hand_load(), make_ends(), machines(), rule_of(algorithm), steps=3)
     assert len(found.steps) == 3
     assert found.total_s == pytest.approx(8 + 22.5 + 11)
     assert found.client_s == pytest.approx([4 + 1 + 18 + 10, 6 + 2 + 19.5 + 5])
@@ -108,14 +94,14 @@ def test_a_round_is_its_beginning_its_steps_and_its_end(algorithm):
 
 def test_one_by_one_the_steps_add_up_and_the_ends_do_not():
     """A mini-batch of both takes 6.3 + 6.7 = 13 s: 8 + 3 · 13 + 11."""
-    found = round_cost(make_step(), make_ends(), machines(), rule_of("splitfed_v2"), steps=3)
+    found = round_cost(hand_load(), make_ends(), machines(), rule_of("splitfed_v2"), steps=3)
     assert found.total_s == pytest.approx(8 + 39 + 11)
 
 
 def test_without_a_cut_a_round_is_the_longest_of_what_each_client_takes():
     """Client 0: 4 + 3 · (1 + 2) + 10 = 23 s; client 2: 6 + 3 · (2 + 1) + 5 = 20 s; then 1 s of averaging. Waiting for
     each other would make it 6 + 9 + 10 + 1."""
-    step = make_step(server_flop=NOTHING, uplink_bit=NOTHING, downlink_bit=NOTHING)
+    step = hand_load(server_flop=NOTHING, uplink_bit=NOTHING, downlink_bit=NOTHING)
     ends = make_ends(resplit_up_bit=NOTHING, resplit_down_bit=NOTHING, inter_server_bit=NOTHING, handover_bit=0.0)
     found = round_cost(step, ends, machines(), rule_of("fedavg"), steps=3)
     assert found.total_s == 24
@@ -124,7 +110,7 @@ def test_without_a_cut_a_round_is_the_longest_of_what_each_client_takes():
 def test_without_a_cut_everybody_uploads_when_done():
     """Broadcasts take 4 and 6 s at 0 s. Client 0 uploads from 4 + 9 = 13 s on, 10 · 2.3 s; client 2 from 15 s on,
     5 · 2.5 s. So client 0 is done at 36 s."""
-    step = make_step(server_flop=NOTHING, uplink_bit=NOTHING, downlink_bit=NOTHING)
+    step = hand_load(server_flop=NOTHING, uplink_bit=NOTHING, downlink_bit=NOTHING)
     ends = make_ends(resplit_up_bit=NOTHING, resplit_down_bit=NOTHING, inter_server_bit=NOTHING, handover_bit=0.0)
     found = round_cost(step, ends, machines(channel=SlowingChannel()), rule_of("fedavg"), steps=3)
     assert found.closing.upload_s == pytest.approx([23, 12.5])
@@ -136,7 +122,7 @@ def test_everything_begins_when_what_was_before_has_ended():
     uplinks at 29.4 and 30.4 s, 7.88 and 2.02 s, until 37.28 s, served until 37.78 s; downlinks 4.778 and 14.334 s, done
     at 53.114 s. The next step begins there, with an uplink of 2 · 6.4114 s."""
     channel = SlowingChannel()
-    found = round_cost(make_step(), make_ends(), machines(channel=channel), SHARED, steps=2, start_s=10.0)
+    found = round_cost(hand_load(), make_ends(), machines(channel=channel), SHARED, steps=2, start_s=10.0)
     assert found.opening.broadcast_s == pytest.approx([8, 12])
     assert found.opening.resplit_s == pytest.approx([3.2, 6.4])
     assert found.steps[0].uplink_s == pytest.approx([7.88, 2.02])
@@ -150,7 +136,7 @@ def test_everything_begins_when_what_was_before_has_ended():
 def test_a_channel_that_says_it_varies_and_does_not_costs_the_same(algorithm):
     rounds = [
         round_cost(
-            make_step(),
+            hand_load(),
             make_ends(),
             machines(channel=HandChannel(varies_within_round=varies)),
             rule_of(algorithm),
@@ -183,7 +169,7 @@ def test_nothing_to_send_takes_nothing_even_without_a_rate(algorithm):
 def test_energy_that_is_not_modelled_is_not_a_number():
     fleet = HandFleet(transmit_power_watt=numbers(np.nan, 2, 2, 2), watt_per_cubic_hz=numbers(1e-6, 1, np.nan, 1))
     server = HandServer(watt=np.nan, transmit_power_watt=np.nan)
-    found = round_cost(make_step(), make_ends(), machines(fleet=fleet, server=server), SHARED, steps=2)
+    found = round_cost(hand_load(), make_ends(), machines(fleet=fleet, server=server), SHARED, steps=2)
     assert np.isnan(found.radio_joule).tolist() == [True, False]
     assert np.isnan(found.compute_joule).tolist() == [False, True]
     assert np.isnan(found.server_compute_joule)

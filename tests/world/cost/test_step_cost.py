@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from world_cases import HandChannel, HandFleet, HandServer, SharedChannel, SlowingChannel, machines, numbers, whole
+from world_cases import (
+    HandChannel,
+    HandFleet,
+    HandServer,
+    SharedChannel,
+    SlowingChannel,
+    hand_load,
+    machines,
+    numbers,
+    whole,
+)
 
 from lightning_sfl.world.cost.load import StepLoad
 from lightning_sfl.world.cost.rules import rule_of
@@ -16,24 +26,9 @@ PARALLEL = ["splitfed_shared", "splitfed_v1", "ho_sfl"]
 ONE_BY_ONE = ["splitfed_v2", "split_learning"]
 
 
-def make_load(**given):
-    """Clients 0 (100 FLOP/s) and 2 (400 FLOP/s); forward 1 s and 2 s, up 2 s and 0.5 s, server 0.3 s and 0.2 s, down
-    1 s and 3 s, backward 2 s and 1 s."""
-    fields = {
-        "clients": whole(0, 2),
-        "client_forward_flop": numbers(100, 800),
-        "client_backward_flop": numbers(200, 400),
-        "server_flop": numbers(300, 200),
-        "uplink_bit": numbers(128, 32),
-        "downlink_bit": numbers(128, 384),
-    }
-    turn = dict.fromkeys(("turn_down_bit", "turn_flop", "turn_up_bit", "return_flop"), numbers(0, 0))
-    return StepLoad(**{**fields, **turn, **given})
-
-
 def cost(algorithm="splitfed_shared", load=None, parts=None, controls=None, **given):
     return step_cost(
-        make_load() if load is None else load, parts or machines(), rule_of(algorithm), controls or Controls(), **given
+        hand_load() if load is None else load, parts or machines(), rule_of(algorithm), controls or Controls(), **given
     )
 
 
@@ -58,7 +53,7 @@ def test_stages_of_a_step(algorithm):
 
 def u_shape():
     """With a turn: down 0.5 s and 1 s, 0.4 s and 0.1 s of computing, up 1 s and 0.25 s, server 0.4 s and 0.1 s."""
-    return make_load(
+    return hand_load(
         turn_down_bit=numbers(64, 128),
         turn_flop=numbers(40, 40),
         turn_up_bit=numbers(64, 16),
@@ -72,7 +67,7 @@ def test_in_a_u_shape_everybody_waits_at_the_second_cut_too(works, seconds):
     0.25) = 1.9 s, and the server 0.4 + 0.1 s, or 0.4 s. Client 0 computes 0.4 s more at 1 W and sends 1 s more at 2 W;
     client 2 0.1 s at 64 W and 0.25 s; the server computes 0.5 s more at 10 W and sends 0.5 + 1 s more at 5 W."""
     plain, found = (cost("splitfed_shared", load, parts=machines(server=HandServer(works=works)))
-                    for load in (make_load(), u_shape()))  # fmt: skip
+                    for load in (hand_load(), u_shape()))  # fmt: skip
     assert found.total_s == pytest.approx(seconds)
     assert found.client_s - plain.client_s == pytest.approx([1.9, 1.35])
     assert found.compute_joule - plain.compute_joule == pytest.approx([0.4, 6.4])
@@ -104,7 +99,7 @@ def test_one_after_the_other_everything_adds_up(algorithm, works):
 def test_without_a_cut_a_step_is_the_longest_of_what_clients_compute():
     """Forward and backward 1 + 2 s and 2 + 0.75 s: 3 s, not max(1, 2) + max(2, 0.75) = 4 s."""
     nothing = numbers(0, 0)
-    load = make_load(
+    load = hand_load(
         server_flop=nothing, uplink_bit=nothing, downlink_bit=nothing, client_backward_flop=numbers(200, 300)
     )
     assert cost("fedavg", load).total_s == 3
@@ -113,7 +108,7 @@ def test_without_a_cut_a_step_is_the_longest_of_what_clients_compute():
 def test_the_straggler_is_the_client_with_the_longest_stages_of_its_own():
     """6 s of client 0 and 6.5 s of client 2; without its 3 s of downlink it is client 0."""
     assert cost().straggler == 2
-    assert cost(load=make_load(downlink_bit=numbers(128, 0))).straggler == 0
+    assert cost(load=hand_load(downlink_bit=numbers(128, 0))).straggler == 0
 
 
 def test_controls_take_the_place_of_what_the_fleet_has():
@@ -153,7 +148,7 @@ def test_one_by_one_each_begins_when_the_one_before_is_done():
 def test_one_by_one_each_has_all_of_its_mini_batches_before_the_next():
     """Client 0 goes on from 6.85 s: its second uplink begins at 7.85 s and takes 2 · 1.785 s."""
     parts = machines(channel=SlowingChannel())
-    first, second = steps_in_turn(make_load(), parts, rule_of("splitfed_v2"), steps=2)
+    first, second = steps_in_turn(hand_load(), parts, rule_of("splitfed_v2"), steps=2)
     assert first.uplink_s[0] == pytest.approx(2.2)
     assert second.uplink_s[0] == pytest.approx(3.57)
     ends_s = (first.client_s + first.server_s + second.client_s + second.server_s)[0]
@@ -169,14 +164,14 @@ def test_those_who_send_at_once_share_a_band_and_those_who_have_a_turn_do_not():
     assert cost("splitfed_v2", parts=parts).uplink_s.tolist() == [2, 0.5]
     assert cost("splitfed_v2", parts=parts).downlink_s.tolist() == [1, 3]
     controls = Controls(power_watt=numbers(3, 1), bandwidth_hz=numbers(1, 2))
-    alone = make_load(uplink_bit=numbers(0, 128))
+    alone = hand_load(uplink_bit=numbers(0, 128))
     assert cost(load=alone, parts=parts, controls=controls).uplink_s.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v2", "fedavg"])
 @pytest.mark.parametrize("varies", [False, True])
 def test_nothing_to_send_takes_nothing_even_without_a_rate(algorithm, varies):
-    load = make_load(uplink_bit=numbers(0, 0), downlink_bit=numbers(0, 128))
+    load = hand_load(uplink_bit=numbers(0, 0), downlink_bit=numbers(0, 128))
     channel = HandChannel(gain=numbers(0, 1, 1, 1), varies_within_round=varies)
     found = cost(algorithm, load, machines(channel=channel))
     assert found.uplink_s.tolist() == [0, 0]
@@ -188,8 +183,8 @@ def test_energy_that_is_not_modelled_is_not_a_number():
     """Client 0 has no coefficient, the server neither power; client 2 computes at 64 W for 3 s as ever."""
     fleet = HandFleet(watt_per_cubic_hz=numbers(np.nan, 1e-6, 1e-6, 1e-6))
     server = HandServer(watt=np.nan, transmit_power_watt=np.nan)
-    nothing = make_load(client_forward_flop=numbers(0, 800), client_backward_flop=numbers(0, 400))
-    for load in (make_load(), nothing):
+    nothing = hand_load(client_forward_flop=numbers(0, 800), client_backward_flop=numbers(0, 400))
+    for load in (hand_load(), nothing):
         found = cost(load=load, parts=machines(fleet=fleet, server=server))
         assert np.isnan(found.compute_joule[0])
         assert found.compute_joule[1] == pytest.approx(192)
