@@ -86,9 +86,9 @@ def test_memory_of_clients_that_only_run_forward_and_of_those_that_train_all():
     """4 byte per parameter and 5 per sample; 8000 and 120 per sample at whatever cut.
 
     Zeroth-order clients probe with smashed data, cut gradient and optimizer state in hand: 10 times twice 8, 4 and 2
-    elements of 4 byte, and 4 byte per parameter. Where nothing is trained they do not probe."""
+    elements of 4 byte, and 4 byte per parameter of state and of moved weights. Nothing trained, nothing probed."""
     forward = [450, 1650, 3650]
-    held = [640 + 400, 320 + 1600, 160 + 3600]
+    held = [640 + 2 * 400, 320 + 2 * 1600, 160 + 2 * 3600]
     assert world("ho_sfl").memory_byte(whole(10)).tolist() == [
         [one + more for one, more in zip(forward, held, strict=True)]
     ]
