@@ -186,12 +186,18 @@ class World:
             gradient_bit = at(profile.cut_gradient_bit[cut], batch_size)
             compared_bit = at(profile.smashed_bit[cut], batch_size) + gradient_bit
             moved = profile.update_parameters[cut] / np.maximum(profile.client_parameters[cut], 1)
-            held_byte = (
-                (compared_bit / 8 if kept else 0.0)
-                + profile.optimizer_state_bit[cut] / 8
-                + moved * profile.client_parameter_byte[cut]
-            )
-            return profile.forward_memory_byte(cut, batch_size) + np.where(gradient_bit > 0, held_byte, 0.0)
+            compared_byte = compared_bit / 8 if kept else 0.0
+            state_byte = profile.optimizer_state_bit[cut] / 8
+            moved_byte = moved * profile.client_parameter_byte[cut]
+            forward_byte = profile.forward_memory_byte(cut, batch_size)
+            probing_byte = forward_byte + compared_byte + state_byte + moved_byte
+            # Afterwards: what was moved and as it was, the gradient, and the difference that meets it.
+            own_byte = profile.client_parameter_byte[cut] + profile.client_buffer_byte[cut]
+            comparing_byte = own_byte + at(profile.batch_byte, batch_size) + state_byte + 2 * compared_byte
+            # At last the optimizer's step on the estimate, which in training is what a batch of nothing takes.
+            stepping_byte = profile.training_memory_byte(cut, 0) + profile.batch_byte[1] * batch_size
+            most_byte = np.maximum(np.maximum(probing_byte, comparing_byte), stepping_byte)
+            return np.where(gradient_bit > 0, most_byte, forward_byte)
         return self.profile.training_memory_byte(cut, batch_size)
 
     def memory_byte(self, batch_size: IntArray) -> FloatArray:
