@@ -17,6 +17,7 @@ from lightning_sfl.cut.modes import Halted, Injected, halt, inject
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.random_state import RandomState
 from lightning_sfl.strategy.client_steps import ClientSteps
+from lightning_sfl.strategy.find_out import find_out
 from lightning_sfl.strategy.first_step import SkippedStep
 from lightning_sfl.strategy.outputs import without_graph
 from lightning_sfl.strategy.step_logs import StepLogs
@@ -56,7 +57,7 @@ class MergedSteps(ClientSteps):
         first = batches[next(iter(batches))]
         for client in batches:
             try:
-                self._find_out(batches, client)
+                find_out(self._rounds, batches, client)
             except SkippedStep:
                 continue  # tells nothing
             break
@@ -72,23 +73,6 @@ class MergedSteps(ClientSteps):
                     f"server_batching='merged': {name!r} in the batch is no tensor and differs from client to client,"
                     " so it cannot become one batch's. Give a tensor, leave it out, or server_batching='per_client'."
                 )
-
-    def _find_out(self, batches: ClientBatches, client: int) -> None:
-        """Learn whose is what from a client's step on a copy, if it is not known.
-
-        Raises:
-            SkippedStep: The step is skipped.
-            CutError: The step needs another split than the run began with.
-        """
-        batch = batches[client]
-        if self._rounds.federation is None:
-            self._rounds.choose_cut(batch)
-            self._known.on_copy(self._rounds.cuts, batch, batches.step, self._rounds.found)
-            self._rounds.begin(batches)
-        if self._known.of(self._rounds.cuts.default, batch) is None:
-            self._known.on_copy(
-                self._rounds.cuts, batch, batches.step, lambda splits: self._rounds.check_same(splits, client)
-            )
 
     @override
     def run(
@@ -147,7 +131,7 @@ class MergedSteps(ClientSteps):
                 if returned == [None]:  # skipped before the cut
                     return None
                 raise
-            if not self.presence.counts_smashed(halted.smashed, client):
+            if not self.presence.counts_smashed(halted.smashed, client, batches.step):
                 self._put_back(buffers)
                 return None
             carrier = self._carrier(batches, client, split, 1.0)

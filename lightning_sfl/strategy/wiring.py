@@ -8,6 +8,7 @@ from lightning_sfl.algorithms.aggregation import Aggregation
 from lightning_sfl.strategy.checks import ServerBatching
 from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.cuts import Cuts
+from lightning_sfl.strategy.encoded_steps import EncodedMergedSteps, EncodedSteps
 from lightning_sfl.strategy.known_splits import KnownSplits
 from lightning_sfl.strategy.loss_scale import LossScale
 from lightning_sfl.strategy.merged_steps import MergedSteps
@@ -36,7 +37,11 @@ def wired(strategy: "SplitFederatedStrategy", trainer: pl.Trainer) -> tuple[Roun
         presence=presence,
         known=KnownSplits(module, strategy.precision_plugin, strategy.server_inputs),
     )
-    make_steps = MergedSteps if strategy.server_batching is ServerBatching.MERGED else ClientSteps
+    encoded = strategy.codecs.encodes_at_cuts
+    if strategy.server_batching is ServerBatching.MERGED:
+        make_steps: type[ClientSteps] = EncodedMergedSteps if encoded else MergedSteps
+    else:
+        make_steps = EncodedSteps if encoded else ClientSteps
     steps = make_steps(
         module,
         optimizer,

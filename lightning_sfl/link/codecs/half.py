@@ -50,7 +50,7 @@ class Float16(_Half):
 class BFloat16(_Half):
     """The upper half of float32: 16 bits per element.
 
-    |C(x) - x| ≤ max(2^-9 |x|, 2^-134), to which a float64's way through float32 adds 2^-24 |x|.
+    |C(x) - x| ≤ max(2^-8 |x|, 2^-134), to which a float64's way through float32 adds 2^-24 |x|.
     """
 
     _dtype: ClassVar[torch.dtype] = torch.bfloat16

@@ -47,8 +47,8 @@ def _pack_few(numbers: Tensor, bits: int) -> Tensor:
     """Fewer than 8 bits each."""
     count = numbers.numel()
     groups = torch.nn.functional.pad(numbers, (0, -count % 8)).view(-1, 8)
-    words = groups[:, 0].to(torch.int64)
-    for place in range(1, 8):
+    words = torch.zeros(len(groups), dtype=torch.int64, device=groups.device)
+    for place in range(8):
         words |= groups[:, place].to(torch.int64) << (bits * place)
     return words.view(torch.uint8).view(-1, 8)[:, :bits].reshape(-1)[: packed_byte(count, bits)]
 

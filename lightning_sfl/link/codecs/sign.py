@@ -36,7 +36,8 @@ class Sign(Codec):
         check_float(form)
         check_finite(tensor)
         flat = tensor.detach().reshape(-1)
-        magnitude = (flat.abs().double() / max(form.count, 1)).sum()  # divided first, so that the sum does not overflow
+        # Divided first, so that the sum does not overflow, but for its rounding.
+        magnitude = (flat.abs().double() / max(form.count, 1)).sum().clamp(max=torch.finfo(form.scale_dtype).max)
         return Encoded(pack((flat < 0).to(torch.uint8), 1), {"magnitude": magnitude.to(form.scale_dtype)[None]})
 
     @override

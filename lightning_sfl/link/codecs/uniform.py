@@ -69,7 +69,7 @@ class UniformQuantiser(Codec):
         if not rows.numel():
             range = torch.zeros(2, channels, dtype=form.scale_dtype, device=tensor.device)
             return Encoded(torch.zeros(0, dtype=torch.uint8, device=tensor.device), {"range": range})
-        rows = rows.reshape(channels, -1)
+        rows = rows.reshape(channels, -1).contiguous()
         # Along one dimension it is slower by far.
         least_and_largest = torch.aminmax(rows) if channels == 1 else torch.aminmax(rows, dim=1)
         range = torch.stack(least_and_largest).view(2, channels).to(form.scale_dtype)
