@@ -101,6 +101,7 @@ class Case:
     sanity: int = 0
     steps: int = 10
     epochs: int | None = None
+    codecs: Any = ()
 
     def strategy(self, **options: Any) -> SplitFederatedStrategy:
         """The case's strategy; options take the place of its own."""
@@ -115,6 +116,7 @@ class Case:
             "weighting": self.weighting,
             "server_batching": self.server_batching,
             "seed": self.seed,
+            "codecs": self.codecs,
         }
         return SplitFederatedStrategy(**{**settings, **options})
 

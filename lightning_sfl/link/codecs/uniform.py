@@ -147,7 +147,7 @@ class StochasticUniform(UniformQuantiser):
             numbers.add_(words & 0x7FFF)
         else:
             numbers.add_(words).add_(2**15)  # words are signed
-        return numbers >> (self._units.bit_length() - 1)
+        return numbers.bitwise_right_shift_(self._units.bit_length() - 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
