@@ -5,15 +5,21 @@ s = (max - min) / (2^bits - 1), the level just below or just above, at random so
 """
 
 import dataclasses
-import math
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_sfl.link.codecs.codec import Codec, Draw, Encoded, EncodedForm, Form, NotFiniteError, check_float
 from lightning_sfl.link.codecs.packing import pack, packed_byte, unpack
+
+Numbers = NDArray[np.float64]
+
+_PIECE = 2**16
+"""Elements that are rounded at a time, so that they stay in the processor's cache; every piece has its own draw."""
 
 # Sizes between which the arithmetic neither overflows nor loses bits, with room for (2^bits - 1) / range.
 _ORDINARY = {torch.float32: (2.0**-64, 2.0**64), torch.float64: (2.0**-900, 2.0**900)}
@@ -73,14 +79,16 @@ class UniformQuantiser(Codec):
         # Along one dimension it is slower by far.
         least_and_largest = torch.aminmax(rows) if channels == 1 else torch.aminmax(rows, dim=1)
         range = torch.stack(least_and_largest).view(2, channels).to(form.scale_dtype)
-        if not bool(range.isfinite().all()):
+        ends = _on_cpu(range)
+        if not np.isfinite(ends).all():
             raise NotFiniteError("it holds NaN or infinite values, which no codec encodes.")
-        scale = _Scale.of(range, self._working(form))
-        ends = scale.normal(range.T.double())
-        least, width = ends[:, :1], ends[:, 1:] - ends[:, :1]
-        factor = torch.where(width > 0, self._units * self._last / width, 0.0)
-        units = (scale.normal(rows).to(scale.dtype) - least.to(scale.dtype)).mul_(factor.to(scale.dtype))
-        return Encoded(pack(self._rounded(units, draw).view(-1), self.bits), {"range": range})
+        levels = _Levels.of(ends, self._last, self._working(form))
+        numbers = torch.empty(form.count, dtype=torch.uint8 if self.bits <= 8 else torch.int32, device=tensor.device)
+        piece = _PIECE if channels == 1 else form.count
+        for place, (part, into) in enumerate(zip(rows.split(piece, dim=1), numbers.split(piece), strict=True)):
+            rounded = self._rounded(levels.number(part, self._units), draw.at(place))
+            into.copy_(rounded.view(-1))
+        return Encoded(pack(numbers, self.bits), {"range": range})
 
     @property
     def _last(self) -> int:
@@ -99,21 +107,16 @@ class UniformQuantiser(Codec):
     @override
     def decode(self, encoded: Encoded, form: Form) -> Tensor:
         range = encoded.side["range"]
-        if not bool(range.isfinite().all()):
+        ends = _on_cpu(range)
+        if not np.isfinite(ends).all():
             raise ValueError("the ends of its range are not finite.")
-        if not bool((range[0] <= range[1]).all()):
+        if not (ends[0] <= ends[1]).all():
             raise ValueError("its range begins above its end.")
         numbers = unpack(encoded.value, self.bits, form.count)
         if not form.count:
             return torch.zeros(form.shape, dtype=form.dtype, device=encoded.value.device)
-        scale = _Scale.of(range, self._working(form))
-        ends = scale.normal(range.T.double())
-        least, step = ends[:, :1], (ends[:, 1:] - ends[:, :1]) / self._last
-        rows = numbers.view(range.shape[1], -1).to(scale.dtype)
-        rows.mul_(step.to(scale.dtype)).add_(least.to(scale.dtype))
-        if scale.exponent is not None:  # the last step may be rounded beyond the end, which may be the largest number
-            rows = scale.back(torch.minimum(rows, ends[:, 1:]))
-        found = rows.to(form.dtype)
+        levels = _Levels.of(ends, self._last, self._working(form))
+        found = levels.value(numbers.view(range.shape[1], -1)).to(form.dtype)
         if self.channel_dim is None:
             return found.view(form.shape)
         place = self.channel_dim % len(form.shape)
@@ -160,43 +163,70 @@ class NearestUniform(UniformQuantiser):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Scale:
-    """Takes very large and very small rows to the size of 1 and back, by exact powers of two.
+class _Levels:
+    """Where the levels of every row lie.
 
     Attributes:
         dtype: What is computed in.
-        exponent: Of every row, (C, 1); None where all rows are of a size to be computed with as they are.
+        least: The first level of every row, (C,).
+        largest: The last, (C,).
+        step: From one to the next, (C,).
+        exponent: Of the power of two that these three are to be multiplied by, so that even the difference of the
+            largest numbers is one and a part of the least ones is; None where it is 1 for all rows.
     """
 
     dtype: torch.dtype
-    exponent: Tensor | None
+    least: Numbers
+    largest: Numbers
+    step: Numbers
+    exponent: NDArray[np.int32] | None
 
     @classmethod
-    def of(cls, range: Tensor, dtype: torch.dtype) -> "_Scale":
-        """The scale for rows with these least and largest values, (2, C)."""
-        size = range.abs().amax(0)
+    def of(cls, ends: Numbers, last: int, dtype: torch.dtype) -> "_Levels":
+        """The levels from 0 to ``last`` of rows with these least and largest values, (2, C)."""
+        size = np.abs(ends).max(0)
         low, high = _ORDINARY[dtype]
-        if bool(((size == 0) | ((size > low) & (size < high))).all()):
-            return cls(dtype, None)
-        _, exponent = torch.frexp(size.double())
-        return cls(torch.float64, exponent[:, None])
+        exponent = None
+        if not ((size == 0) | ((size > low) & (size < high))).all():
+            exponent, dtype = np.frexp(size)[1], torch.float64
+            ends = _times_power(ends, -exponent)
+        least, largest = ends
+        return cls(dtype, least, largest, (largest - least) / last, exponent)
 
-    def normal(self, rows: Tensor) -> Tensor:
-        """Rows of the size of 1; without an exponent as they are."""
-        return rows if self.exponent is None else _times_power(rows.double(), -self.exponent)
+    def number(self, rows: Tensor, units: int) -> Tensor:
+        """How many steps each element lies above the first level, times ``units``."""
+        if self.exponent is not None:
+            rows = self._scaled(rows.double(), -self.exponent)
+        factor = np.divide(units, self.step, out=np.zeros_like(self.step), where=self.step > 0)
+        return (rows.to(self.dtype) - self._column(self.least, rows)).mul_(self._column(factor, rows))
 
-    def back(self, rows: Tensor) -> Tensor:
-        """Rows of their own size again."""
-        return rows if self.exponent is None else _times_power(rows, self.exponent)
+    def value(self, numbers: Tensor) -> Tensor:
+        """The levels of these numbers."""
+        rows = numbers.to(self.dtype).mul_(self._column(self.step, numbers)).add_(self._column(self.least, numbers))
+        if self.exponent is None:
+            return rows
+        # Rounding may lead beyond the last level, which may be the largest of all numbers.
+        return self._scaled(rows.clamp_(max=self._column(self.largest, numbers)), self.exponent)
+
+    def _scaled(self, rows: Tensor, exponent: NDArray[np.int32]) -> Tensor:
+        """Multiplied by powers of two that may themselves be no numbers: in two halves."""
+        half = exponent // 2
+        return rows * self._column(np.ldexp(1.0, half), rows) * self._column(np.ldexp(1.0, exponent - half), rows)
+
+    def _column(self, values: Numbers, like: Tensor) -> Tensor | float:
+        """One value per row."""
+        if len(values) == 1:
+            return float(values[0])
+        return torch.from_numpy(values[:, None]).to(like.device, self.dtype)
 
 
-def _times_power(rows: Tensor, exponent: Tensor) -> Tensor:
-    """Multiply by powers of two that may themselves be no numbers: in two halves."""
+def _times_power(values: Numbers, exponent: NDArray[np.int32]) -> Numbers:
     half = exponent // 2
-    return rows * _power(half) * _power(exponent - half)
+    scaled: Numbers = values * np.ldexp(1.0, half) * np.ldexp(1.0, exponent - half)
+    return scaled
 
 
-def _power(exponent: Tensor) -> Tensor:
-    """2 to these integers, exactly."""
-    powers = [[math.ldexp(1.0, int(each))] for each in exponent[:, 0].tolist()]
-    return torch.tensor(powers, dtype=torch.float64, device=exponent.device)
+def _on_cpu(range: Tensor) -> Numbers:
+    """The ends of rows as (2, C) in float64."""
+    ends: Numbers = range.to("cpu", torch.float64).numpy()
+    return ends

@@ -190,3 +190,14 @@ def test_a_spoilt_range_is_refused(low, high, message):
     parts["0.range"] = torch.tensor([[low], [high]])
     with pytest.raises(ValueError, match=message):
         chain.decode(parts, Form((4,), torch.float32))
+
+
+@pytest.mark.parametrize("count", [2**16 + 5, 3 * 2**16])
+def test_long_tensors_are_rounded_piece_by_piece(count):
+    """Every piece draws for itself: of the same numbers in each, some are rounded otherwise."""
+    tensor = (torch.arange(count) % 2**16) / 2**16
+    found = roundtrip(StochasticUniform(bits=5), tensor)
+    assert bool(((found - tensor).abs() <= 1.001 / 31).all())
+    assert found.unique().numel() == 32
+    second = found[2**16 : 2**17]
+    assert not torch.equal(second, found[: len(second)])
