@@ -199,5 +199,4 @@ def test_long_tensors_are_rounded_piece_by_piece(count):
     found = roundtrip(StochasticUniform(bits=5), tensor)
     assert bool(((found - tensor).abs() <= 1.001 / 31).all())
     assert found.unique().numel() == 32
-    second = found[2**16 : 2**17]
-    assert not torch.equal(second, found[: len(second)])
+    assert count < 2**17 or not torch.equal(found[: 2**16], found[2**16 : 2**17])
