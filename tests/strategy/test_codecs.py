@@ -1,6 +1,7 @@
 """Training with codecs at the cuts: straight-through, by client and by round, and what is refused."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,19 +20,24 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sfl import MessageLog, SplitFederatedStrategy
+from lightning_sfl.algorithms import make_algorithm
 from lightning_sfl.allocation import Allocation
+from lightning_sfl.cut.carrier import LinkCarrier
 from lightning_sfl.link.codecs import (
     BFloat16,
     Chain,
     Draw,
     Form,
     NearestUniform,
+    NotFiniteError,
     RandomK,
     Sign,
     StochasticUniform,
     TopK,
 )
+from lightning_sfl.link.link import LocalLink
 from lightning_sfl.link.message import Message, MessageKind
+from lightning_sfl.strategy.codecs import CodecPlan, GivenCodecs
 
 FOUR_BITS = NearestUniform(bits=4)
 
@@ -369,14 +375,15 @@ def test_by_default_they_are_an_error_before_any_weight_changes(batching, first)
 
 
 class Breaks(nn.Tanh):
-    """On the server: the gradient of a batch of this size is NaN, its loss is a number."""
+    """On the server: of a batch of this size the last two gradients are NaN, its loss is a number."""
 
     size = 2
 
     def forward(self, x):
         hidden = super().forward(x)
         if hidden.requires_grad and len(x) == self.size:
-            hidden.register_hook(lambda gradient: gradient * torch.nan)
+            spoils = torch.where(torch.arange(len(x)) < len(x) - 2, 1.0, torch.nan)[:, None]
+            hidden.register_hook(lambda gradient: gradient * spoils)
         return hidden
 
 
@@ -425,7 +432,7 @@ def test_gradients_accumulated_before_stay_as_they_are(algorithm):
 
 
 def test_merged_such_a_gradient_leaves_out_the_whole_step():
-    """Ten samples together: the batch of client 2 has two."""
+    """Ten samples together: the batch of client 2 has two. The others have their gradients by then."""
     found = train(
         codecs=[FOUR_BITS], module=breaking(10), nonfinite="skip", norm=False, steps=9, server_batching="merged"
     )
@@ -446,3 +453,23 @@ def test_by_default_such_a_gradient_is_an_error_that_names_it(batching, size):
     named = r"cut_gradient of client \d in step \d: tensor '0' cannot be encoded by .*NaN or infinite.*nonfinite='skip'"
     with pytest.raises(ValueError, match=named):
         train(codecs=[FOUR_BITS], module=breaking(size), norm=False, steps=18, server_batching=batching)
+
+
+@pytest.mark.parametrize("widens", [True, False])
+def test_an_overflow_of_a_loss_scale_is_left_to_the_scaler(widens):
+    """It takes back its scale when it sees the overflow, and steps nobody; nothing is sent. Else it is an error."""
+    link = LocalLink(
+        codecs=CodecPlan(GivenCodecs.of([FOUR_BITS], 1, make_algorithm("splitfed_v1"), is_u_shape=False), 0)
+    )
+    split = SimpleNamespace(cut="model.2")
+    carrier = LinkCarrier(
+        link=link, client=0, round=0, step=0, split=split, server_scale=1.0, widens=widens, origin=None
+    )
+    gradient = torch.tensor([1.0, torch.inf], dtype=torch.float16)
+    if not widens:
+        with pytest.raises(NotFiniteError, match="cut_gradient of client 0 in step 0"):
+            carrier.carry_back((gradient,))
+        return
+    (arrived,) = carrier.carry_back((gradient,))
+    assert torch.equal(arrived, gradient)
+    assert link.meter.total().messages == 0
