@@ -155,7 +155,10 @@ class StochasticUniform(UniformQuantiser):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NearestUniform(UniformQuantiser):
-    """Rounds to the nearest level: |Q(z) - z| ≤ (max - min) / (2 (2^bits - 1)), up to rounding in the tensor's type."""
+    """Rounds to the nearest level: |Q(z) - z| ≤ (max - min) / (2 (2^bits - 1)).
+
+    Up to rounding in the tensor's own type, and to 2^-13 of a step.
+    """
 
     @override
     def _rounded(self, units: Tensor, draw: Draw) -> Tensor:
