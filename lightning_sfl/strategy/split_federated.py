@@ -51,6 +51,7 @@ from lightning_sfl.strategy.checks import (
     check_participants,
 )
 from lightning_sfl.strategy.client_steps import ClientSteps
+from lightning_sfl.strategy.codecs import CodecPlan, Codecs, GivenCodecs
 from lightning_sfl.strategy.controls import SimulatedControls
 from lightning_sfl.strategy.cuts import Cuts
 from lightning_sfl.strategy.epoch_end import ReadAtEpochEnd
@@ -102,6 +103,10 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             ``"merged"`` into one batch, whose statistics its batch normalisation then uses.
         server_inputs: Names of model inputs that the server half may read although the cut is to keep them private
             (``"labels"`` where labels are the input ids; ``"0"`` for the first part of a tuple).
+        codecs: What smashed data and gradients at cuts go through on the link, from left to right, such as
+            ``[TopK(fraction=0.1), StochasticUniform(bits=8)]`` (:mod:`lightning_sfl.link.codecs`). Or
+            ``{kind: codecs}``, where ``"client_update"`` is a kind too, its change since the broadcast. Or either of
+            these by client.
         attendance: Decides which participants are lost, and when (:mod:`lightning_sfl.attendance`); None loses nobody.
         nonfinite: What happens at a NaN or infinite loss or update of a client: ``"error"`` stops and names it,
             ``"skip"`` leaves it out of the step or the averaging.
@@ -132,6 +137,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         client_optimizer_state: Literal["average", "reset", "keep"] = "average",
         server_batching: Literal["per_client", "merged"] = "per_client",
         server_inputs: Sequence[str] = (),
+        codecs: Codecs = (),
         attendance: Attendance | None = None,
         nonfinite: Literal["error", "skip"] = "error",
         message_log: MessageLog | None = None,
@@ -165,6 +171,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self.server_batching = check_choice("server_batching", server_batching, ServerBatching)
         check_merging(self.server_batching, self.algorithm, self.weighting, Cuts.given(self.cut, num_clients))
         check_forward_only(self.algorithm, Cuts.given(self.cut, num_clients), self.client_optimizer_state)
+        self.codecs = GivenCodecs.of(codecs, num_clients, self.algorithm, is_u_shape=isinstance(self.cut, tuple))
         self.attendance: Attendance = attendance or EverybodyIsThere()
         self.seed = seed
         self.message_log = message_log
@@ -172,7 +179,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
 
     def _fresh_fit(self) -> None:
         """Forget the last fit; a meter counts one fit."""
-        self.link = LocalLink(self.message_log)
+        self.codec_plan = CodecPlan(self.codecs, self.seed)
+        self.link = LocalLink(self.message_log, self.codec_plan)
         self._transfer: PerClientTransfer | None = None
         self._epoch_end: ReadAtEpochEnd | None = None
         self._rounds = None
@@ -251,7 +259,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         return self._loader
 
     def allocate(self, allocation: Allocation) -> None:
-        """Give clients other cuts and batch sizes from the next round on, from any callback during a fit.
+        """Give clients other cuts, batch sizes and bits from the next round on, from any callback during a fit.
 
         Layers that change hands are messages on the link; weights, buffers and optimizer state go with them. Power,
         clock and bandwidth are those of simulated devices (:class:`~lightning_sfl.callbacks.EfficiencyMonitor`).
@@ -261,15 +269,14 @@ class SplitFederatedStrategy(GlobalModelStrategy):
 
         Raises:
             MisconfigurationException: There is no fit going on.
-            ValueError: There is not one entry per registered client, the algorithm has no cut, or bits are given, for
-                which there is no codec on the link.
+            ValueError: There is not one entry per registered client, the algorithm has no cut, or a client is given
+                bits and has no quantiser among its codecs. Nothing is changed then.
             CutError: A cut is not valid, or the cuts do not lie one behind the other. Nothing is changed then.
         """
         if self._rounds is None or self._loader is None or not self._trains:
             raise MisconfigurationException("allocate() takes effect at the next round of a fit; no fit is going on.")
         allocation.check(self.num_clients)
-        if allocation.bits is not None:
-            raise ValueError("Allocation(bits=...) is not accepted: no codec on the link could send in fewer bits.")
+        self.codec_plan.check(allocation)
         if allocation.cut is not None:
             if not self.algorithm.uses_cut:
                 raise ValueError(f"Allocation(cut=...) does not go with algorithm={self.algorithm.name!r}.")
@@ -280,7 +287,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             self._rounds.allocate(cuts, self._loader.next_round)
         if allocation.batch_size is not None:
             self._loader.allocate([int(size) for size in allocation.batch_size])
-        self.controls.plan(allocation, self._loader.next_round)
+        for planned in (self.controls, self.codec_plan):
+            planned.plan(allocation, self._loader.next_round)
 
     def samples_held(self, client: int) -> int:
         """How many training samples a client holds, once the loader was dealt out."""
