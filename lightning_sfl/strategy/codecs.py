@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.algorithms.placement import Algorithm
 from lightning_sfl.allocation import UNENCODED_BIT, Allocation
 from lightning_sfl.link.codecs.chain import Chain
@@ -65,6 +66,11 @@ class GivenCodecs:
             raise ValueError(
                 f"codecs={str(self)!r} does not go with algorithm={algorithm.name!r}, which has no cut where smashed"
                 " data or gradients could cross. Accepted is {'client_update': [...]}."
+            )
+        if isinstance(algorithm, ForwardOnly) and MessageKind.CLIENT_UPDATE in used:
+            raise ValueError(
+                f"codecs={str(self)!r} does not go with algorithm={algorithm.name!r}, whose clients send no updates."
+                f" Accepted are {MessageKind.SMASHED.value!r} and {MessageKind.CUT_GRADIENT.value!r}."
             )
         turns = {MessageKind.SERVER_OUTPUT, MessageKind.OUTPUT_GRADIENT}
         if not is_u_shape and used & turns and not used >= set(_AT_CUTS):

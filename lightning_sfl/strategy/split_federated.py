@@ -22,7 +22,6 @@ from lightning_sfl.algorithms.placement import Algorithm
 from lightning_sfl.allocation import Allocation
 from lightning_sfl.attendance import Attendance, EverybodyIsThere
 from lightning_sfl.clients import Shard
-from lightning_sfl.cut.find import unknown_submodule
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.data.client_loaders import partition_of
 from lightning_sfl.data.loader import ClientLoader, client_loader
@@ -33,18 +32,15 @@ from lightning_sfl.strategy.announce import announce, warn_of_long_schedules
 from lightning_sfl.strategy.checkpoints import Settings
 from lightning_sfl.strategy.checks import (
     ServerBatching,
+    allocated_cuts,
     check_accumulates_on,
-    check_accumulation,
     check_choice,
     check_cut,
     check_devices,
+    check_fit,
     check_forward_only,
-    check_head,
     check_integer,
-    check_log,
-    check_loss_scale,
     check_merging,
-    check_module,
     check_names,
     check_one_loader,
     check_optimizers,
@@ -208,11 +204,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
     @override
     def setup(self, trainer: pl.Trainer) -> None:
         if self._fitting:
-            check_accumulation(trainer, self.algorithm)
-            check_module(self._module, trainer, Cuts.given(self.cut, self.num_clients))
-            check_head(self.algorithm, self._module)
-            check_loss_scale(self.algorithm, self.precision_plugin)
-            check_log(self.message_log)
+            check_fit(trainer, self.algorithm, Cuts.given(self.cut, self.num_clients), self.message_log)
         super().setup(trainer)
         if self._fitting:
             check_optimizers(self.optimizers)
@@ -278,11 +270,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         allocation.check(self.num_clients)
         self.codec_plan.check(allocation)
         if allocation.cut is not None:
-            if not self.algorithm.uses_cut:
-                raise ValueError(f"Allocation(cut=...) does not go with algorithm={self.algorithm.name!r}.")
-            for name in sorted(set(allocation.cut) - {name for name, _ in self._module.named_modules()}):
-                raise unknown_submodule(self._module, name)
-            cuts = Cuts.of_all(allocation.cut, self._rounds.cuts.last)
+            cuts = allocated_cuts(self._module, self.algorithm, allocation.cut, self._rounds.cuts)
             check_merging(self.server_batching, self.algorithm, self.weighting, cuts)
             self._rounds.allocate(cuts, self._loader.next_round)
         if allocation.batch_size is not None:
