@@ -43,6 +43,7 @@ def plan(cli: "SplitCLI", *, environment: str | None, json_file: Path | None, ga
         schedule=setting.schedule,
         batch_size=setting.batch_size,
         sends_state=setting.sends_state,
+        bits=setting.bits,
     )
     chart = None if gantt_file is None else gantt_of_round(fleet, _cuts_of(run, model))
     costs = fleet.costs()

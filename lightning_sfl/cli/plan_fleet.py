@@ -71,12 +71,14 @@ class FleetPlan:
         schedule: Who takes part when.
         batch_size: Every registered client's samples per step, (N,).
         sends_state: Whether optimizer state goes with the weights.
+        bits: Every registered client's bits per element that crosses at the cut, (N,); None: as computed.
     """
 
     world: World
     schedule: Schedule
     batch_size: IntArray
     sends_state: bool
+    bits: FloatArray | None = None
 
     @property
     def rounds(self) -> int:
@@ -101,25 +103,35 @@ class FleetPlan:
         optimal = set(candidates[pareto_optimal(np.array(compared)[candidates])].tolist())
         return tuple(dataclasses.replace(cost, is_pareto=place in optimal) for place, cost in enumerate(found))
 
-    def round(self, cuts: IntArray, round: int, start_s: float = 0.0) -> RoundCost:
+    def round(
+        self, cuts: IntArray, round: int, start_s: float = 0.0, missed_steps: IntArray | None = None
+    ) -> RoundCost:
         """What a round costs.
 
         Args:
             cuts: Where every registered client cuts, (N,).
             round: The round, for who takes part and how the channel is.
             start_s: When it begins.
+            missed_steps: The steps that every registered client has been away from, (N,); None: from none.
         """
         clients = np.array(participants(self.schedule, self.world.rule, round))
-        who = Participation(clients=clients, cut=cuts[clients], batch_size=self.batch_size[clients])
-        ends = Ends(optimizer_state=self.sends_state, deepest=int(cuts.max()))
+        who = Participation(
+            clients=clients,
+            cut=cuts[clients],
+            batch_size=self.batch_size[clients],
+            bits=None if self.bits is None else self.bits[clients],
+        )
+        missed = None if missed_steps is None else missed_steps[clients]
+        ends = Ends(optimizer_state=self.sends_state, deepest=int(cuts.max()), missed_steps=missed)
         return self.world.round(who, ends, round=round, start_s=start_s)
 
     def _at(self, cut: int, fits: BoolArray) -> CutCosts:
         cuts = np.full(self.schedule.num_clients, cut)
         costs: list[RoundCost] = []
-        now_s = 0.0
+        now_s, last = 0.0, np.zeros_like(cuts)  # the steps there had been when each was there last
         for round in range(self.rounds):
-            costs.append(self.round(cuts, round, now_s))
+            costs.append(self.round(cuts, round, now_s, round * self.world.aggregate_every - last))
+            last[costs[-1].clients] = (round + 1) * self.world.aggregate_every
             now_s += costs[-1].total_s
         return CutCosts(
             round_s=now_s / len(costs),

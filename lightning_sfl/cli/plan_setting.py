@@ -11,7 +11,7 @@ from lightning_sfl.callbacks.efficiency import EfficiencyMonitor
 from lightning_sfl.cli.job import Run, monitor_among
 from lightning_sfl.data.partition import Indices
 from lightning_sfl.schedule import Schedule
-from lightning_sfl.world.arrays import IntArray
+from lightning_sfl.world.arrays import FloatArray, IntArray
 from lightning_sfl.world.environments import Environment, make_environment
 
 
@@ -32,6 +32,8 @@ class PlanSetting:
         batch_size: Every registered client's own, which is smaller where a client holds less, (N,).
         knows_shares: Whether that is known; else the nominal one is every client's.
         sends_state: Whether optimizer state goes with the weights.
+        bits: Every registered client's bits per element that crosses at the cut, (N,); None: as computed.
+        uncounted: The codecs, if they are such as the plan does not count.
     """
 
     environment: Environment
@@ -46,6 +48,8 @@ class PlanSetting:
     batch_size: IntArray
     knows_shares: bool
     sends_state: bool
+    bits: FloatArray | None
+    uncounted: str | None
 
 
 def setting_of(run: Run, environment: str | None) -> PlanSetting:
@@ -62,6 +66,7 @@ def setting_of(run: Run, environment: str | None) -> PlanSetting:
     world = make_environment(found, strategy.num_clients, monitor.seed) if isinstance(found, str) else found
     world.check(strategy.num_clients)
     sizes, knows_shares = _batch_sizes(run)
+    bits = strategy.codecs.quantiser_bits(strategy.num_clients)
     return PlanSetting(
         environment=world,
         name=found if isinstance(found, str) else "the EfficiencyMonitor's own",
@@ -80,6 +85,8 @@ def setting_of(run: Run, environment: str | None) -> PlanSetting:
         batch_size=sizes,
         knows_shares=knows_shares,
         sends_state=strategy.client_optimizer_state == "average",
+        bits=None if bits is None else np.array(bits, dtype=np.float64),
+        uncounted=str(strategy.codecs) if bits is None else None,
     )
 
 

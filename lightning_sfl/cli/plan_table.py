@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from lightning_sfl.allocation import UNENCODED_BIT
 from lightning_sfl.cli.plan_fleet import CutCosts
 from lightning_sfl.cli.plan_model import PlannedModel
 from lightning_sfl.cli.plan_setting import PlanSetting
@@ -30,7 +31,7 @@ def print_plan(
 ) -> None:
     """Print the tables, and below them what they say and count."""
     named = _Column(heading="cut", texts=_names(model, costs), is_text=True)
-    of_model, of_fleet = _model_columns(model, setting.nominal_batch_size), _fleet_columns(costs)
+    of_model, of_fleet = _model_columns(model, costs, setting), _fleet_columns(costs)
     title = "Valid cuts, in order of execution" if model.cuts else "The whole model: there is no cut"
     whole = _table(title, [named, *of_model, *of_fleet])
     if Measurement.get(console, console.options.update(max_width=10_000), whole).maximum <= console.width:
@@ -60,8 +61,9 @@ def _names(model: PlannedModel, costs: Sequence[CutCosts]) -> list[str]:
     ]
 
 
-def _model_columns(model: PlannedModel, batch_size: int) -> list[_Column]:
-    profile, cuts = model.profile, model.cuts
+def _model_columns(model: PlannedModel, costs: Sequence[CutCosts], setting: PlanSetting) -> list[_Column]:
+    profile, cuts, batch_size = model.profile, model.cuts, setting.nominal_batch_size
+    probes = _probes(setting)
     crossing = _crossing(model)
     columns = [
         _Column(
@@ -81,16 +83,24 @@ def _model_columns(model: PlannedModel, batch_size: int) -> list[_Column]:
         _Column(
             heading="memory",
             texts=[
-                bytes_text(float(profile.training_memory_byte(place, batch_size))) for place in range(len(model.names))
+                bytes_text(float(cost.memory_byte.max() if probes else profile.training_memory_byte(place, batch_size)))
+                for place, cost in enumerate(costs)
             ],
         ),
     ]
+    if probes:
+        columns = [column for column in columns if column.heading != "backward"]
     if model.second_cut is not None:
         turn = [_flop(float(at(line, batch_size)) / batch_size) for line in profile.turn_flop]
         columns.insert(-1, _Column(heading="second part", texts=turn))
     if len(set(crossing)) > 1:
         columns.append(_Column(heading="crosses besides", texts=crossing, is_text=True))
     return columns if cuts else columns[2:]  # nothing crosses where there is no cut
+
+
+def _probes(setting: PlanSetting) -> bool:
+    """Whether clients run forward only."""
+    return rule_of(setting.algorithm).probing is not None
 
 
 def _fleet_columns(costs: Sequence[CutCosts]) -> list[_Column]:
@@ -116,7 +126,7 @@ def _notes(model: PlannedModel, costs: Sequence[CutCosts], setting: PlanSetting,
     counts = "" if setting.flop_per_mac == 2 else " Its speeds count a multiply-accumulate as 1 FLOP."
     return [
         *notes,
-        _model_note(model, setting.nominal_batch_size),
+        _model_note(model, setting),
         f"Environment: {setting.name}, seed {setting.seed}, with a {setting.environment.server.works} server.{counts}",
         _fleet_note(setting, has_cuts=bool(model.cuts)),
         _round_note(model, setting, rounds),
@@ -133,10 +143,11 @@ def _marks_note(costs: Sequence[CutCosts]) -> str:
     return f"{note} 'fits' says how many clients have the memory for a cut; P is only at cuts that fit all of them."
 
 
-def _model_note(model: PlannedModel, batch_size: int) -> str:
+def _model_note(model: PlannedModel, setting: PlanSetting) -> str:
+    batch_size, does = setting.nominal_batch_size, "probing" if _probes(setting) else "training"
     per_sample = "FLOP and smashed data are" if model.cuts else "FLOP are"
     note = (
-        f"Model: 1 multiply-accumulate = 2 FLOP; {per_sample} per sample. Memory is a client's, training at a batch of"
+        f"Model: 1 multiply-accumulate = 2 FLOP; {per_sample} per sample. Memory is a client's, {does} at a batch of"
         f" {batch_size}."
     )
     if model.second_cut is not None:
@@ -170,11 +181,17 @@ def _fleet_note(setting: PlanSetting, *, has_cuts: bool) -> str:
 def _round_note(model: PlannedModel, setting: PlanSetting, rounds: int) -> str:
     crosses = "smashed data and what crosses besides, cut gradients, and " if model.cuts else ""
     state = "with" if setting.sends_state and model.counted_state else "without"
+    weights = f"the weights sent before and after, {state} optimizer state"
+    if _probes(setting):
+        weights = f"the seeds and scalars of {setting.probes} probes, with those that clients missed"
+    quantised = setting.bits is not None and bool((setting.bits < UNENCODED_BIT).any())
+    codecs = " What crosses at the cut is counted as quantised." if quantised else ""
+    if setting.uncounted is not None:
+        codecs = f" The codecs ({setting.uncounted}) are not counted."
     return (
         "A step is a client's own computing and sending, of the median client and of the slowest. A round is the mean"
         f" of the first {rounds}, with the participants and the channel drawn for each; energy (of clients), up and"
-        f" down are all participants' together. It counts {crosses}the weights sent before and after, {state} optimizer"
-        " state; its seconds count averaging, too."
+        f" down are all participants' together. It counts {crosses}{weights}; its seconds count averaging, too.{codecs}"
     )
 
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.algorithms.placement import Algorithm
 from lightning_sfl.allocation import UNENCODED_BIT, Allocation
 from lightning_sfl.link.codecs.chain import Chain
 from lightning_sfl.link.codecs.codec import Codec
+from lightning_sfl.link.codecs.uniform import UniformQuantiser
 from lightning_sfl.link.message import MessageKind
 
 Codecs = Sequence[Codec] | dict[str, Sequence[Codec]] | dict[int, Sequence[Codec] | dict[str, Sequence[Codec]]]
@@ -87,6 +88,27 @@ class GivenCodecs:
     def encodes_at_cuts(self) -> bool:
         """Whether anything that crosses at a cut is encoded."""
         return any(kind in _AT_CUTS for chains in (self.everybody, *self.by_client.values()) for kind in chains)
+
+    def quantiser_bits(self, clients: int) -> list[int] | None:
+        """Every client's bits, if all that is encoded goes through one uniform quantiser per tensor both ways.
+
+        32 for clients that encode nothing; None if anybody's codecs do something else.
+        """
+        return (
+            None if None in (found := [self._bits_of(client) for client in range(clients)]) else cast(list[int], found)
+        )
+
+    def _bits_of(self, client: int) -> int | None:
+        chains = self.of_client(client)
+        if not chains:
+            return UNENCODED_BIT
+        different = set(chains.values())
+        codecs = next(iter(different)).codecs
+        if set(chains) != set(_AT_CUTS) or len(different) > 1 or len(codecs) > 1:
+            return None
+        quantiser = codecs[0]
+        is_plain = isinstance(quantiser, UniformQuantiser) and quantiser.channel_dim is None
+        return cast(UniformQuantiser, quantiser).bits if is_plain else None
 
     def __str__(self) -> str:
         """In one line, as in ``smashed: TopK(fraction=0.1); client_update: Sign()``; none: ``none``."""
