@@ -135,3 +135,14 @@ def test_half_precision_weights_keep_their_type():
     with directions.moved(["0.weight"], 0, 0.1):
         assert small[0].weight.dtype == torch.bfloat16
     assert directions.estimate("0.weight", [1.0]).dtype == torch.bfloat16
+
+
+@pytest.mark.gpu
+@BOTH
+def test_a_gpu_has_the_same_numbers_and_the_same_estimate(distribution):
+    """Bit for bit: drawn by the processor, multiplied and added one operation at a time."""
+    seeds = draw_seeds(0, 0, 3)
+    here, there = (Directions(model().to(device), seeds, distribution) for device in ("cpu", "cuda"))
+    for name, _ in model().named_parameters():
+        assert torch.equal(there.of(name, 1).cpu(), here.of(name, 1))
+        assert torch.equal(there.estimate(name, [0.3, -1.7, 1e-3]).cpu(), here.estimate(name, [0.3, -1.7, 1e-3]))

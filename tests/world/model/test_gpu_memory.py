@@ -1,11 +1,13 @@
 """Client memory against a GPU's own allocator."""
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from real_halves import RealHalf
 from torch import nn
 from torch.nn.functional import cross_entropy
+from world_cases import world
 
 from lightning_sfl.cut.find import search
 from lightning_sfl.world.model.measure import profile_cuts
@@ -47,3 +49,6 @@ def test_client_memory_is_what_the_allocator_hands_out():
 
     assert profile.training_memory_byte(0, size) == pytest.approx(train, rel=0.1)
     assert profile.forward_memory_byte(0, size) == pytest.approx(forward, rel=0.1)
+    probe = half.peak_byte(half.probe, allocated_byte)
+    asked = world("ho_sfl", profile=profile).memory_at(np.array([0]), np.array([size]))
+    assert float(asked[0]) == pytest.approx(probe, rel=0.1)
