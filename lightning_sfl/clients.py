@@ -118,6 +118,51 @@ class Shard:
         self.drop_gradients()
 
 
+class AlikeShard(Shard):
+    """What all clients have alike at any time, stepped once for all of them.
+
+    Its weights are the module's own tensors and its optimizer state is the user's optimizer's; its gradients are apart.
+    """
+
+    def __init__(
+        self, module: nn.Module, parameters: Sequence[str], buffers: Sequence[str], optimizer: Optimizer
+    ) -> None:
+        super().__init__(module, parameters, buffers, optimizer)
+        self._follow_module()
+
+    def add_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Add to the gradients by name."""
+        for name, gradient in gradients.items():
+            own = self.parameters[name]
+            own.grad = gradient if own.grad is None else own.grad + gradient
+
+    def step(self) -> None:
+        """See :meth:`Shard.step`."""
+        self._follow_module()
+        if self.optimizer is not None:
+            for tensor, own in self._pairs:
+                if tensor in self._user_optimizer.state:
+                    self.optimizer.state[own] = self._user_optimizer.state[tensor]
+        super().step()
+        for tensor, own in self._pairs:
+            tensor.data = own.data  # the step may have assigned new data
+            if self.optimizer is not None and own in self.optimizer.state:
+                self._user_optimizer.state[tensor] = self.optimizer.state[own]
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """See :meth:`Shard.installed`."""
+        self._follow_module()
+        with super().installed():
+            yield
+        for tensor, own in self._pairs:
+            tensor.data = own.data
+
+    def _follow_module(self) -> None:
+        for tensor, own in self._pairs:
+            own.data = tensor.data
+
+
 @dataclasses.dataclass
 class Participant:
     """A client that takes part in a round.

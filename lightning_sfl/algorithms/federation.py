@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from lightning_sfl.algorithms.aggregation import Aggregation, ClientOptimizerState
 from lightning_sfl.algorithms.placement import Owned, Placement, Placements
-from lightning_sfl.clients import Participant, Shard
+from lightning_sfl.clients import AlikeShard, Participant, Shard
 from lightning_sfl.link.link import Link
 from lightning_sfl.link.message import FED_SERVER, SERVER, MessageKind, client_name
 from lightning_sfl.optimizers import State, mean_state, mean_tensor, pack_states, unpack_states
@@ -32,12 +32,16 @@ class Federation:
         placements: Who owns what.
         link: Carries broadcasts and updates.
         aggregation: How participants become one model.
+
+    Attributes:
+        alike: What all clients have alike at any time.
     """
 
     def __init__(
         self, module: nn.Module, optimizer: Optimizer, placements: Placements, link: Link, aggregation: Aggregation
     ) -> None:
         self.placements = placements
+        self.alike = AlikeShard(module, placements.alike.parameters, (), optimizer)
         self.round: int | None = None
         self.participants: dict[int, Participant] = {}
         self._module = module
@@ -179,6 +183,7 @@ class Federation:
                 client: {**found.shard.gradients(), **found.replica.gradients()}
                 for client, found in self.participants.items()
             },
+            "alike_gradients": self.alike.gradients(),
             "kept": self._kept,
             "frozen": {name: sorted(known) for name, known in self._frozen.items()},
             "global": self._global(self._owned),
@@ -195,6 +200,7 @@ class Federation:
         """
         assert not self.participants
         self.round, self._kept = state["round"], dict(state["kept"])
+        self.alike.put_gradients(state["alike_gradients"])
         tensors, states = state["global"]
         before = {name: set(known) for name, known in state["frozen"].items()}
         trained = {name for name, parameter in self._module.named_parameters() if parameter.requires_grad}
@@ -277,7 +283,7 @@ class Federation:
                 tensors=payload,
             )
 
-        received = send(kind, tensors)
+        received = send(kind, tensors) if tensors else {}
         if states and with_state:
             states = unpack_states(send(MessageKind.OPTIMIZER_STATE, pack_states(states)), states)
         return received, states

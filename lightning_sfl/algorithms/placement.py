@@ -38,11 +38,13 @@ class Placement:
         client: Each client's own part, computed by the client.
         replica: Each client's own part of the server's layers, computed on the server.
         has_common: Whether the server steps one copy for all, on the weighted mean of the participants' losses.
+        alike: What every client holds and all have alike at any time, since they make the same steps.
     """
 
     client: Owned
     replica: Owned
     has_common: bool
+    alike: Owned = dataclasses.field(default_factory=Owned)
 
     def keeping(self, earlier: "Placement") -> "Placement":
         """This placement, in which nobody loses what they owned earlier."""
@@ -82,7 +84,10 @@ class Placements:
         """What :meth:`to_state` gave."""
         by_cut = {
             cut: Placement(
-                client=Owned(**found["client"]), replica=Owned(**found["replica"]), has_common=found["has_common"]
+                client=Owned(**found["client"]),
+                replica=Owned(**found["replica"]),
+                has_common=found["has_common"],
+                alike=Owned(**found["alike"]),
             )
             for cut, found in state.items()
         }
@@ -92,6 +97,11 @@ class Placements:
     def has_common(self) -> bool:
         """Whether the server steps one copy for all."""
         return all(placement.has_common for placement in self.by_cut.values())
+
+    @property
+    def alike(self) -> Owned:
+        """What clients have alike at any time, up to the deepest cut."""
+        return max((placement.alike for placement in self.by_cut.values()), key=lambda owned: len(owned.parameters))
 
     @property
     def owned(self) -> Owned:

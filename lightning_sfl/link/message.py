@@ -48,6 +48,9 @@ class MessageKind(StrEnum):
     CLIENT_UPDATE = "client_update"
     OPTIMIZER_STATE = "optimizer_state"
     MOVED_LAYERS = "moved_layers"
+    SEEDS = "seeds"
+    SCALARS = "scalars"
+    MISSED_PAIRS = "missed_pairs"
 
 
 def client_name(client: int) -> str:

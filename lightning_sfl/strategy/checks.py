@@ -13,7 +13,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_sfl.algorithms.aggregation import Weighting
+from lightning_sfl.algorithms.aggregation import ClientOptimizerState, Weighting
+from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.algorithms.placement import Algorithm
 from lightning_sfl.cut.find import unknown_submodule
 from lightning_sfl.data.loader import ClientLoader
@@ -82,6 +83,34 @@ def check_merging(batching: ServerBatching, algorithm: Algorithm, weighting: Wei
         given = (cuts.default, cuts.last) if cuts.last is not None else cuts.names
         raise ValueError(
             f"server_batching='merged' does not go with the cuts {given}: all clients must cut at the same one place."
+        )
+
+
+def check_forward_only(algorithm: Algorithm, cuts: Cuts, state: ClientOptimizerState) -> None:
+    """Raise a ValueError for what does not go with clients that run forward only."""
+    if not isinstance(algorithm, ForwardOnly):
+        return
+    if cuts.last is not None:
+        raise ValueError(
+            f"cut={(cuts.default, cuts.last)} does not go with algorithm={algorithm.name!r}: in a U-shape the client"
+            " computes the loss and would have to backpropagate. Give one cut."
+        )
+    if state is not ClientOptimizerState.AVERAGE:
+        raise ValueError(
+            f"client_optimizer_state={state.value!r} does not go with algorithm={algorithm.name!r}, whose clients have"
+            " the same optimizer state at all times. Accepted is 'average'."
+        )
+
+
+def check_head(algorithm: Algorithm, module: pl.LightningModule) -> None:
+    """Raise a MisconfigurationException if clients need an auxiliary head and the module has none."""
+    head = algorithm.head if isinstance(algorithm, ForwardOnly) else None
+    if head is None:
+        return
+    if head not in dict(module.named_modules()) or not callable(getattr(module, "auxiliary_loss", None)):
+        raise MisconfigurationException(
+            f"{type(module).__name__} with algorithm={algorithm.name!r} needs a submodule named {head!r} and a method"
+            " auxiliary_loss(batch, *smashed), which returns that head's mean loss given the tensors that cross."
         )
 
 

@@ -93,6 +93,13 @@ class ClientSteps:
         output = together(outputs, {client: weights[client] / present for client in outputs})
         return output, largest / present if outputs else 1.0
 
+    def state_dict(self) -> dict[str, Any]:
+        """What steps need of earlier ones, for checkpoints."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+
     def _forward(self, batch: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
         def forward() -> Any:
             with self._precision.train_step_context():
@@ -214,6 +221,23 @@ class ClientSteps:
         participant.samples += len(batches.indices[client])
         participant.lost |= self.presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
         return watched.output
+
+    def _find_out(self, batches: ClientBatches, client: int) -> None:
+        """Learn whose is what from a client's step on a copy, if it is not known.
+
+        Raises:
+            SkippedStep: The step is skipped.
+            CutError: The step needs another split than the run began with.
+        """
+        batch = batches[client]
+        if self._rounds.federation is None:
+            self._rounds.choose_cut(batch)
+            self._known.on_copy(self._rounds.cuts, batch, batches.step, self._rounds.found)
+            self._rounds.begin(batches)
+        if self._known.of(self._rounds.cuts.of(client), batch) is None:
+            self._known.on_copy(
+                self._rounds.cuts, batch, batches.step, lambda splits: self._rounds.check_same(splits, client)
+            )
 
     def _carrier(self, batches: ClientBatches, client: int, split: Split, scale: float) -> LinkCarrier:
         return LinkCarrier(

@@ -30,6 +30,7 @@ from lightning_sfl.strategy.checkpoints import (
     update_plateaus,
     validation_is_due,
 )
+from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.controls import SimulatedControls
 from lightning_sfl.strategy.cuts import Cuts
 from lightning_sfl.strategy.epoch_sums import EpochSums, epoch_sums
@@ -43,6 +44,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
 
     strategy_name: ClassVar[str]
     _rounds: Rounds | None
+    _steps: ClientSteps | None
     _loader: ClientLoader | None
     _server: ServerGradients | None
     controls: SimulatedControls
@@ -141,6 +143,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
         if (
             self._loader is not None
             and self._rounds is not None
+            and self._steps is not None
             and self._server is not None
             and "optimizer_states" in checkpoint
         ):
@@ -152,6 +155,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
                 "settings": self._settings(),
                 "loader": loader,
                 "rounds": self._rounds.state_dict(),
+                "steps": self._steps.state_dict(),
                 "controls": self.controls.state_dict(),
                 "server_gradients": self._server.state_dict(),
                 "random": RandomState.capture().to_state(),
@@ -199,7 +203,9 @@ class GlobalModelStrategy(SingleProcessStrategy):
             return
         assert self._rounds is not None
         self._saved = saved
+        assert self._steps is not None
         self._rounds.load_state_dict(saved["rounds"])
+        self._steps.load_state_dict(saved["steps"])
         self.controls.load_state_dict(saved["controls"])
         begin_after_a_whole_epoch(self._trainer)
         if self._loader is not None:  # made early, by a scheduler that asked for the number of steps

@@ -19,6 +19,7 @@ from lightning_sfl.random_state import RandomState
 from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.first_step import SkippedStep
 from lightning_sfl.strategy.outputs import without_graph
+from lightning_sfl.strategy.silence import silent
 from lightning_sfl.strategy.step_logs import StepLogs
 
 
@@ -72,23 +73,6 @@ class MergedSteps(ClientSteps):
                     f"server_batching='merged': {name!r} in the batch is no tensor and differs from client to client,"
                     " so it cannot become one batch's. Give a tensor, leave it out, or server_batching='per_client'."
                 )
-
-    def _find_out(self, batches: ClientBatches, client: int) -> None:
-        """Learn whose is what from a client's step on a copy, if it is not known.
-
-        Raises:
-            SkippedStep: The step is skipped.
-            CutError: The step needs another split than the run began with.
-        """
-        batch = batches[client]
-        if self._rounds.federation is None:
-            self._rounds.choose_cut(batch)
-            self._known.on_copy(self._rounds.cuts, batch, batches.step, self._rounds.found)
-            self._rounds.begin(batches)
-        if self._known.of(self._rounds.cuts.default, batch) is None:
-            self._known.on_copy(
-                self._rounds.cuts, batch, batches.step, lambda splits: self._rounds.check_same(splits, client)
-            )
 
     @override
     def run(
@@ -231,22 +215,9 @@ def _shared_out(
 @contextmanager
 def _silent_until(module: nn.Module, cut: str) -> Iterator[None]:
     """Let nothing be logged before the cut: the clients have logged it, on their own batches."""
-    names = ("log", "log_dict")
-    own = {name: vars(module)[name] for name in names if name in vars(module)}
-
-    def speak(*_: object) -> None:
-        for name in names:
-            vars(module).pop(name, None)
-        vars(module).update(own)
-
-    vars(module).update(dict.fromkeys(names, _log_nowhere))
-    handle = module.get_submodule(cut).register_forward_hook(speak)
-    try:
-        yield
-    finally:
-        handle.remove()
-        speak()
-
-
-def _log_nowhere(*_args: object, **_kwargs: object) -> None:
-    """In place of `self.log`."""
+    with silent(module) as speak:
+        handle = module.get_submodule(cut).register_forward_hook(lambda *_: speak())
+        try:
+            yield
+        finally:
+            handle.remove()

@@ -73,6 +73,21 @@ class Presence:
             " the step."
         )
 
+    def counts_scalars(self, scalars: Sequence[float], client: int, step: int) -> bool:
+        """Whether a client's scalars of a step are numbers, before they meet those of others.
+
+        Raises:
+            ValueError: They are not, and that is to stop the run.
+        """
+        if all(math.isfinite(scalar) for scalar in scalars):
+            return True
+        if self.skips_nonfinite:
+            return False
+        raise ValueError(
+            f"Client {client} has scalars of {list(scalars)} in step {step}: its half with weights moved by mu gives no"
+            " numbers. nonfinite='skip' leaves such a client out of the clients' estimate."
+        )
+
     def leave_out_server_step(self, batches: ClientBatches) -> None:
         """The server's gradients are no numbers, although all losses are: it makes no step on them.
 

@@ -97,6 +97,8 @@ class Rounds:
             self.federation.round is None and self._keeps_frozen
         ):
             self._place_again()
+        if batches.begins_optimizer_step:
+            self.federation.alike.drop_gradients()
         for client in batches:
             if client in self.federation.participants and batches.begins_optimizer_step:
                 self.federation.participants[client].drop_gradients()  # of a step that was not followed by theirs

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 
+from lightning_sfl.algorithms.forward_only import ForwardOnly
+from lightning_sfl.algorithms.placement import Algorithm
 from lightning_sfl.data.partition import Partition
 from lightning_sfl.strategy.checkpoints import Settings
 from lightning_sfl.strategy.cuts import Cuts
@@ -19,7 +21,7 @@ _LOGGED_AS = "split_federated/"
 def checkpoint_settings(strategy: "SplitFederatedStrategy") -> Settings:
     """The arguments that decide who trains when; a checkpoint of others is refused."""
     return {
-        "algorithm": strategy.algorithm.name,
+        "algorithm": _algorithm_text(strategy.algorithm),
         "num_clients": strategy.num_clients,
         "clients_per_round": strategy.clients_per_round,
         "aggregate_every": strategy.aggregate_every,
@@ -95,6 +97,11 @@ def _ranges(clients: list[int]) -> str:
             texts.append(str(first) if first == client else f"{first}-{client}")
             begin = place + 1
     return ", ".join(texts)
+
+
+def _algorithm_text(algorithm: Algorithm) -> str:
+    """An algorithm's name, with its hyper-parameters where it has any."""
+    return str(algorithm) if isinstance(algorithm, ForwardOnly) else algorithm.name
 
 
 def _partition_text(partition: Partition) -> str:

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from lightning_sfl.algorithms import make_algorithm
 from lightning_sfl.algorithms.aggregation import ClientOptimizerState, Weighting
+from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.allocation import Allocation
 from lightning_sfl.attendance import Attendance, EverybodyIsThere
 from lightning_sfl.clients import Shard
@@ -37,6 +38,8 @@ from lightning_sfl.strategy.checks import (
     check_choice,
     check_cut,
     check_devices,
+    check_forward_only,
+    check_head,
     check_integer,
     check_log,
     check_merging,
@@ -78,7 +81,9 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         num_clients: Registered clients.
         algorithm: ``"splitfed_shared"`` (one server model, stepped every step on the participants' weighted mean loss),
             ``"splitfed_v1"`` (a server replica per participant), ``"splitfed_v2"`` (one server model, stepped client by
-            client), ``"split_learning"`` (one set of client weights, handed on) or ``"fedavg"`` (no server half).
+            client), ``"split_learning"`` (one set of client weights, handed on), ``"fedavg"`` (no server half), or
+            ``"ho_sfl"`` (clients without backpropagation) and its relatives ``"zo_sfl"``, ``"hosl"``, ``"heron_sfl"``,
+            or one of their classes with hyper-parameters, ``HOSFL(probes=2)``.
         partition: Which client holds which training samples: ``"iid"``, ``"dirichlet:ALPHA"``, ``"shards:K"``, one list
             of indices per client, a loader for every client, ``{client: DataLoader}``, or a
             :class:`~lightning_sfl.data.partition.Partition`. Clients with loaders train on those, each in its own batch
@@ -117,7 +122,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         *,
         cut: str | tuple[str, str] | dict[int, str] | None = None,
         num_clients: int = 10,
-        algorithm: str = "splitfed_shared",
+        algorithm: str | ForwardOnly = "splitfed_shared",
         partition: str | list[list[int]] | dict[int, DataLoader[Any]] | Partition = "iid",
         aggregate_every: int = 1,
         clients_per_round: int | None = None,
@@ -158,6 +163,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self.nonfinite = check_choice("nonfinite", nonfinite, Nonfinite)
         self.server_batching = check_choice("server_batching", server_batching, ServerBatching)
         check_merging(self.server_batching, self.algorithm, self.weighting, Cuts.given(self.cut, num_clients))
+        check_forward_only(self.algorithm, Cuts.given(self.cut, num_clients), self.client_optimizer_state)
         self.attendance: Attendance = attendance or EverybodyIsThere()
         self.seed = seed
         self.message_log = message_log
@@ -195,6 +201,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         if self._fitting:
             check_accumulation(trainer, self.algorithm)
             check_module(self._module, trainer, Cuts.given(self.cut, self.num_clients))
+            check_head(self.algorithm, self._module)
             check_log(self.message_log)
         super().setup(trainer)
         if self._fitting:
@@ -367,7 +374,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         """The clients and server replicas of the step at hand."""
         if self._federation is None or self._open_batches is None:
             return []
-        return [party for client in self._open_batches for party in self._federation.participants[client].parties]
+        own = [party for client in self._open_batches for party in self._federation.participants[client].parties]
+        return [self._federation.alike, *own]
 
     # The end
 

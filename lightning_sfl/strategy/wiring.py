@@ -1,13 +1,17 @@
 """What runs a fit, put together from the strategy's arguments."""
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 
 from lightning_sfl.algorithms.aggregation import Aggregation
+from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.strategy.checks import ServerBatching
 from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.cuts import Cuts
+from lightning_sfl.strategy.forward_only_steps import ForwardOnlySteps
 from lightning_sfl.strategy.known_splits import KnownSplits
 from lightning_sfl.strategy.loss_scale import LossScale
 from lightning_sfl.strategy.merged_steps import MergedSteps
@@ -36,7 +40,11 @@ def wired(strategy: "SplitFederatedStrategy", trainer: pl.Trainer) -> tuple[Roun
         presence=presence,
         known=KnownSplits(module, strategy.precision_plugin, strategy.server_inputs),
     )
-    make_steps = MergedSteps if strategy.server_batching is ServerBatching.MERGED else ClientSteps
+    make_steps: Callable[..., ClientSteps] = ClientSteps
+    if isinstance(strategy.algorithm, ForwardOnly):
+        make_steps = functools.partial(ForwardOnlySteps, algorithm=strategy.algorithm, seed=strategy.seed)
+    elif strategy.server_batching is ServerBatching.MERGED:
+        make_steps = MergedSteps
     steps = make_steps(
         module,
         optimizer,

@@ -274,7 +274,8 @@ def test_under_fedavg_clients_own_all_that_is_trained_or_kept():
 
 def test_algorithms_are_known_by_name():
     assert {name: make_algorithm(name).name for name in ALGORITHMS} == {name: name for name in ALGORITHMS}
-    assert set(ALGORITHMS) == {"splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning", "fedavg"}
+    first_order = {"splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning", "fedavg"}
+    assert set(ALGORITHMS) == first_order | {"ho_sfl", "zo_sfl", "hosl", "heron_sfl"}
     message = r"algorithm='splitfed' is not known\. Accepted are 'splitfed_shared', 'splitfed_v1', 'splitfed_v2'"
     with pytest.raises(ValueError, match=message):
         make_algorithm("splitfed")

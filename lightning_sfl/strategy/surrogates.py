@@ -1,0 +1,182 @@
+"""One client's turn in a step without a backward pass of its own: what the server trains on, and the client's scalars.
+
+A scalar is half a loss's, or a surrogate's, difference over a move of twice μ, or the difference over one of μ: times
+1/μ it is a slope along a direction.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lightning_sfl.algorithms.forward_only import ForwardOnly, Surrogate
+from lightning_sfl.cut.carrier import LinkCarrier
+from lightning_sfl.cut.find import loss_of
+from lightning_sfl.cut.modes import PassHook, halt
+from lightning_sfl.random_state import RandomState
+from lightning_sfl.strategy.first_step import pass_through
+from lightning_sfl.strategy.forward_only import Anchor, fixed_buffers, inner_product, without_graph_of
+from lightning_sfl.strategy.silence import silent
+from lightning_sfl.zeroth_order.directions import Directions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One client's turn.
+
+    Attributes:
+        module: The user's module.
+        algorithm: The algorithm.
+        directions: The step's directions.
+        names: The trainable parameters that the client holds.
+        others: All other trainable parameters.
+        carrier: Carries what crosses.
+        batch: The client's batch.
+        forward: Runs the training step on it.
+        trains_on: Whether the server is to train on what the step returned.
+        backward: Runs the server's backward pass from it.
+    """
+
+    module: pl.LightningModule
+    algorithm: ForwardOnly
+    directions: Directions
+    names: tuple[str, ...]
+    others: tuple[str, ...]
+    carrier: LinkCarrier
+    batch: object
+    forward: Callable[[], Any]
+    trains_on: Callable[[object], bool]
+    backward: Callable[[object], None]
+
+    def run(self) -> tuple[Any, list[float] | None]:
+        """Run it.
+
+        Returns:
+            What the training step returned, None if it is not to be trained on; and the client's scalars (P,), None if
+            it has none, since nothing came back or it has nothing to train.
+        """
+        split = self.carrier.split
+        everywhere = {*split.client_buffers, *split.server_buffers}
+        own = sorted(set(split.client_buffers) - set(split.server_buffers))
+        with ExitStack() as stack:
+            stack.enter_context(without_graph_of(self.module, self.names))
+            if self.algorithm.head is not None:
+                head = self.module.get_submodule(self.algorithm.head)
+                own += [f"{self.algorithm.head}.{name}" for name, _ in head.named_buffers()]
+            backpropagates = self.algorithm.server_backpropagates
+            stack.enter_context(fixed_buffers(self.module, own if backpropagates else sorted(everywhere)))
+            return self._anchored() if backpropagates else self._moved_together()
+
+    def _anchored(self) -> tuple[Any, list[float] | None]:
+        """The server backpropagates from the smashed data as they are; then the client probes."""
+        surrogate, before = self.algorithm.surrogate, RandomState.capture()
+        returns_gradient = surrogate is Surrogate.CUT_GRADIENT
+        line = self.carrier if returns_gradient else dataclasses.replace(self.carrier, loses_gradient=True)
+        anchor = Anchor()
+        with anchor.at(self.module, line.split) if self.names else nullcontext():  # no gradient for frozen weights
+            output = pass_through(self.module, line, self.batch, self.forward)
+        if not self.trains_on(output):
+            return None, None
+        self.backward(output)
+        if not self.names or self.carrier.loses_gradient:
+            return output, None
+        after = RandomState.capture()
+        try:
+            if surrogate is Surrogate.FULL_LOSS:
+                return output, self._full_losses(before, self.names)
+            if surrogate is Surrogate.LOCAL_LOSS:
+                return output, self._local_losses(before, anchor)
+            return output, self._along_cut_gradient(before, anchor)
+        finally:
+            after.restore()
+
+    def _along_cut_gradient(self, before: RandomState, anchor: Anchor) -> list[float] | None:
+        """⟨λ, f_c(x; θ + μu) − f_c(x; θ)⟩ (HO-SFL, arXiv 2603.14773, step 4 of a round)."""
+        if anchor.gradient is None:
+            return None
+        scale = self.carrier.client_scale
+        scalars: list[float] = []
+        for probe in range(self.algorithm.probes):
+            moved = self._smashed(before, probe)
+            scalars.append(inner_product(anchor.gradient, moved, anchor.smashed) / scale)
+        return scalars
+
+    def _local_losses(self, before: RandomState, anchor: Anchor) -> list[float]:
+        """The auxiliary head's loss, moved and as it is (HERON-SFL, arXiv 2601.09076; one-sided, a reconstruction)."""
+        assert anchor.random_state is not None
+        anchor.random_state.restore()
+        here = self._local_loss(anchor.smashed)
+        scalars: list[float] = []
+        for probe in range(self.algorithm.probes):
+            with self.directions.moved(self.names, probe, self.algorithm.mu):
+                scalars.append(self._local_loss(self._halted(before)) - here)
+        return scalars
+
+    def _full_losses(self, before: RandomState, names: Sequence[str]) -> list[float]:
+        """Half of ℓ(θ + μu) − ℓ(θ − μu), of which the server computes both (HO-FL, appendix A.2)."""
+        scalars: list[float] = []
+        for probe in range(self.algorithm.probes):
+            there, back = (self._full_loss(before, names, probe, sign) for sign in (1, -1))
+            scalars.append((there - back) / 2)
+        return scalars
+
+    def _moved_together(self) -> tuple[Any, list[float] | None]:
+        """Both sides move their weights and nobody backpropagates; the first of the passes is the one that is seen."""
+        before, names = RandomState.capture(), (*self.names, *self.others)
+        self.carrier.send_beside(self.batch)
+        with self.directions.moved(names, 0, self.algorithm.mu), without_graph_of(self.module, self.others):
+            output = self._passed()
+        if not self.trains_on(output):
+            return None, None
+        after = RandomState.capture()
+        try:
+            first = (_number(output) - self._full_loss(before, names, 0, -1)) / 2
+            scalars = [first]
+            for probe in range(1, self.algorithm.probes):
+                there, back = (self._full_loss(before, names, probe, sign) for sign in (1, -1))
+                scalars.append((there - back) / 2)
+            return output, None if self.carrier.loses_gradient else scalars
+        finally:
+            after.restore()
+
+    def _full_loss(self, before: RandomState, names: Sequence[str], probe: int, sign: int) -> float:
+        """The loss with weights moved, which the client's smashed data have crossed for."""
+        before.restore()
+        buffers = [name for name, _ in self.module.named_buffers()]
+        with ExitStack() as stack:
+            stack.enter_context(self.directions.moved(names, probe, sign * self.algorithm.mu))
+            stack.enter_context(without_graph_of(self.module, self.others))
+            stack.enter_context(fixed_buffers(self.module, buffers))
+            stack.enter_context(silent(self.module))
+            return _number(self._passed())
+
+    def _passed(self) -> Any:
+        hook = PassHook(self.module, self.carrier.split.cut, self.carrier.split.smashed)
+        with hook.forward(self.carrier):
+            output = self.forward()
+        if output is not None:
+            hook.check_visits()
+        return output
+
+    def _smashed(self, before: RandomState, probe: int) -> tuple[Tensor, ...]:
+        with self.directions.moved(self.names, probe, self.algorithm.mu):
+            return self._halted(before)
+
+    def _halted(self, before: RandomState) -> tuple[Tensor, ...]:
+        before.restore()  # the same dropout masks as with the weights as they are
+        with silent(self.module):
+            return halt(self.module, self.carrier.split, self.forward).smashed
+
+    def _local_loss(self, smashed: tuple[Tensor, ...]) -> float:
+        auxiliary_loss = cast(Callable[..., Tensor], self.module.auxiliary_loss)
+        with torch.no_grad():
+            return float(auxiliary_loss(self.batch, *smashed))
+
+
+def _number(output: object) -> float:
+    loss: Tensor = loss_of(output)
+    return float(loss.detach())
