@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.core.optimizer import _MockOptimizer
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
@@ -22,6 +23,7 @@ from lightning_sfl.link.log import MessageLog
 from lightning_sfl.optimizers import check_optimizer
 from lightning_sfl.schedule import SequentialSchedule
 from lightning_sfl.strategy.cuts import Cuts
+from lightning_sfl.strategy.loss_scale import loss_scaler
 
 
 def check_integer(name: str, value: object, *, least: int, or_none: bool = False) -> None:
@@ -99,6 +101,15 @@ def check_forward_only(algorithm: Algorithm, cuts: Cuts, state: ClientOptimizerS
         raise ValueError(
             f"client_optimizer_state={state.value!r} does not go with algorithm={algorithm.name!r}, whose clients have"
             " the same optimizer state at all times. Accepted is 'average'."
+        )
+
+
+def check_loss_scale(algorithm: Algorithm, precision: Precision) -> None:
+    """Raise a MisconfigurationException if steps may be skipped after clients were told of them."""
+    if isinstance(algorithm, ForwardOnly) and loss_scaler(precision) is not None:
+        raise MisconfigurationException(
+            f"precision='16-mixed' does not go with algorithm={algorithm.name!r}: a loss scaler skips steps that"
+            " overflow, when clients have made them already. Give precision='bf16-mixed' or '32-true'."
         )
 
 

@@ -10,7 +10,6 @@ from typing_extensions import override
 
 from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.attendance import Stage
-from lightning_sfl.cut.split import Split
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.link.message import SERVER, MessageKind, client_name
 from lightning_sfl.optimizers import pack_states
@@ -132,6 +131,7 @@ class ForwardOnlySteps(ClientSteps):
             directions=directions,
             names=names,
             others=tuple(others),
+            fixed=self._fixed,
             carrier=self._carrier(batches, client, split, weight),
             batch=batches[client],
             forward=forward,
@@ -158,11 +158,21 @@ class ForwardOnlySteps(ClientSteps):
     @override
     def _run_in_vain(self, batches: ClientBatches, client: int, forward: Callable[[], Any]) -> None:
         assert self._rounds.federation is not None
-        split = self._known.of(self._rounds.cuts.of(client), batches[client])
-        assert split is not None
         names = self._rounds.federation.placements.of(client).alike.parameters
-        with without_graph_of(self._module, names), fixed_buffers(self._module, _own_buffers(split)):
+        with without_graph_of(self._module, names), fixed_buffers(self._module, self._fixed):
             super()._run_in_vain(batches, client, forward)
+
+    @property
+    def _fixed(self) -> tuple[str, ...]:
+        """The buffers that some client holds, or everybody's if nobody backpropagates; the same for all clients."""
+        if not self._algorithm.server_backpropagates:
+            return tuple(name for name, _ in self._module.named_buffers())
+        splits = [self._known.splits[cut] for cut in self._rounds.cuts.names]
+        held = {name for split in splits for name in {*split.client_buffers} - {*split.server_buffers}}
+        if self._algorithm.head is not None:
+            head = self._module.get_submodule(self._algorithm.head)
+            held |= {f"{self._algorithm.head}.{name}" for name, _ in head.named_buffers()}
+        return tuple(sorted(held))
 
     @property
     def _tiers(self) -> list[tuple[str | None, tuple[str, ...]]]:
@@ -294,10 +304,6 @@ class ForwardOnlySteps(ClientSteps):
         self._history.load_state_dict(state["history"])
         self._cuts_then = None if state["cuts"] is None else Cuts(**state["cuts"])
         self._held_then = state["held"]
-
-
-def _own_buffers(split: Split) -> list[str]:
-    return sorted(set(split.client_buffers) - set(split.server_buffers))
 
 
 def _times(tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:

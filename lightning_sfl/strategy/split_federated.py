@@ -42,6 +42,7 @@ from lightning_sfl.strategy.checks import (
     check_head,
     check_integer,
     check_log,
+    check_loss_scale,
     check_merging,
     check_module,
     check_names,
@@ -202,6 +203,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             check_accumulation(trainer, self.algorithm)
             check_module(self._module, trainer, Cuts.given(self.cut, self.num_clients))
             check_head(self.algorithm, self._module)
+            check_loss_scale(self.algorithm, self.precision_plugin)
             check_log(self.message_log)
         super().setup(trainer)
         if self._fitting:

@@ -6,7 +6,7 @@ A scalar is half a loss's, or a surrogate's, difference over a move of twice μ,
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -34,6 +34,7 @@ class Turn:
         directions: The step's directions.
         names: The trainable parameters that the client holds.
         others: All other trainable parameters.
+        fixed: Buffers that stay as they are.
         carrier: Carries what crosses.
         batch: The client's batch.
         forward: Runs the training step on it.
@@ -46,6 +47,7 @@ class Turn:
     directions: Directions
     names: tuple[str, ...]
     others: tuple[str, ...]
+    fixed: tuple[str, ...]
     carrier: LinkCarrier
     batch: object
     forward: Callable[[], Any]
@@ -59,17 +61,8 @@ class Turn:
             What the training step returned, None if it is not to be trained on; and the client's scalars (P,), None if
             it has none, since nothing came back or it has nothing to train.
         """
-        split = self.carrier.split
-        everywhere = {*split.client_buffers, *split.server_buffers}
-        own = sorted(set(split.client_buffers) - set(split.server_buffers))
-        with ExitStack() as stack:
-            stack.enter_context(without_graph_of(self.module, self.names))
-            if self.algorithm.head is not None:
-                head = self.module.get_submodule(self.algorithm.head)
-                own += [f"{self.algorithm.head}.{name}" for name, _ in head.named_buffers()]
-            backpropagates = self.algorithm.server_backpropagates
-            stack.enter_context(fixed_buffers(self.module, own if backpropagates else sorted(everywhere)))
-            return self._anchored() if backpropagates else self._moved_together()
+        with without_graph_of(self.module, self.names), fixed_buffers(self.module, self.fixed):
+            return self._anchored() if self.algorithm.server_backpropagates else self._moved_together()
 
     def _anchored(self) -> tuple[Any, list[float] | None]:
         """The server backpropagates from the smashed data as they are; then the client probes."""
@@ -146,13 +139,16 @@ class Turn:
     def _full_loss(self, before: RandomState, names: Sequence[str], probe: int, sign: int) -> float:
         """The loss with weights moved, which the client's smashed data have crossed for."""
         before.restore()
-        buffers = [name for name, _ in self.module.named_buffers()]
-        with ExitStack() as stack:
-            stack.enter_context(self.directions.moved(names, probe, sign * self.algorithm.mu))
-            stack.enter_context(without_graph_of(self.module, self.others))
-            stack.enter_context(fixed_buffers(self.module, buffers))
-            stack.enter_context(silent(self.module))
-            return _number(self._passed())
+        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers() if name not in self.fixed}
+        with (
+            self.directions.moved(names, probe, sign * self.algorithm.mu),
+            without_graph_of(self.module, self.others),
+            silent(self.module),
+        ):
+            loss = _number(self._passed())
+        for name, buffer in buffers.items():  # the server's running statistics are those of the batch it trains on
+            self.module.get_buffer(name).data.copy_(buffer)
+        return loss
 
     def _passed(self) -> Any:
         hook = PassHook(self.module, self.carrier.split.cut, self.carrier.split.smashed)

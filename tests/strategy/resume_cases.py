@@ -102,6 +102,11 @@ class Case:
     steps: int = 10
     epochs: int | None = None
 
+    @property
+    def forward_only(self) -> bool:
+        """Whether clients are alike at all times, their optimizer state included."""
+        return self.algorithm in ("ho_sfl", "zo_sfl", "hosl")
+
     def strategy(self, **options: Any) -> SplitFederatedStrategy:
         """The case's strategy; options take the place of its own."""
         settings: dict[str, Any] = {
@@ -111,7 +116,7 @@ class Case:
             "partition": PARTS,
             "aggregate_every": self.aggregate_every,
             "clients_per_round": self.clients_per_round,
-            "client_optimizer_state": self.client_optimizer_state,
+            "client_optimizer_state": "average" if self.forward_only else self.client_optimizer_state,
             "weighting": self.weighting,
             "server_batching": self.server_batching,
             "seed": self.seed,

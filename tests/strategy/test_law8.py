@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from resume_cases import PARTS, Augmented, Case, Moments, Net, apart, differences
 from torch.utils.data import DataLoader
 
-ALGORITHMS = ("splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning", "fedavg")
+ALGORITHMS = ("splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning", "fedavg", "ho_sfl", "zo_sfl", "hosl")
 VALIDATIONS = (
     None,
     {},
