@@ -97,7 +97,7 @@ def model_of(task: str, seed: int, rates: Rates, samples: Samples) -> Tuned:
 def perform(run: Run, task: Task, samples: Samples) -> dict[str, object]:
     """Do a run, and return what its file holds."""
     start = time.process_time()
-    rates = run.tried or task.methods.get(run.method, Rates(client=0.0, server=0.0))
+    rates = _rates(run, task)
     module = model_of(run.task, run.seed, rates, samples)
     client_parameters = module.client_count()
     if run.method == START:
@@ -163,10 +163,17 @@ def _measuring(measured: TensorDataset) -> DataLoader[tuple[torch.Tensor, ...]]:
     return DataLoader(measured, batch_size=100, collate_fn=trimmed)
 
 
-def done(run: Run, folder: Path) -> dict[str, object] | None:
-    """What an earlier call found for this run, if there was one."""
+def _rates(run: Run, task: Task) -> Rates:
+    return run.tried or task.methods.get(run.method, Rates(client=0.0, server=0.0))
+
+
+def done(run: Run, task: Task, folder: Path) -> dict[str, object] | None:
+    """What an earlier call found for this run with the rates of today, if there was one."""
     path = folder / f"{run.name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return found if found["rates"] == dataclasses.asdict(_rates(run, task)) else None
 
 
 def keep(run: Run, folder: Path, found: dict[str, object]) -> None:
