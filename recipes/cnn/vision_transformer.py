@@ -52,9 +52,8 @@ class VisionTransformerClassifier(pl.LightningModule):
         )
         if pretrained:
             weights = ViT_B_32_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
-            encoder = {name: tensor for name, tensor in weights.items() if not name.startswith("heads.")}
-            head = {f"heads.{name}": tensor for name, tensor in self.model.heads.state_dict().items()}
-            self.model.load_state_dict({**encoder, **head})
+            new_head = {f"heads.{name}": tensor for name, tensor in self.model.heads.state_dict().items()}
+            self.model.load_state_dict({**weights, **new_head})
         if channels != 3:
             self.model.conv_proj = _embedding(channels, width, patch_size)
 
