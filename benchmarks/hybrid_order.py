@@ -8,15 +8,15 @@ minutes that everything runs, and nothing else.
 
 cifar10    ResNet-20, trained on the original photographs, is fine-tuned on their JPEG copies, of which it gets 81 %
            right. 10 clients of 16, P = 5, cut behind layer2. Batch normalisation is frozen for every method: running
-           statistics as they were trained, scale and offset not trained. SGD, momentum 0.9.
+           statistics, scale and offset as they were trained. SGD, momentum 0.9.
 sst2       MiniLM with LoRA (rank 8) on queries and values; 4 clients of 8 phrases, P = 2, cut behind the third of six
            layers; the head is the server's. Trained on phrases, tested on whole sentences. No dropout. AdamW.
            (The paper: OPT-125M and larger. Theirs on SST-2: 87.5 first order, 87.6 HO-SFL, 52.8 ZO-SFL.)
 --from-scratch: cifar10 from random weights (He initialisation; normalisation set by 512 photographs, then frozen).
 
-Methods, all aggregating after every step: `splitfed_shared` backpropagates on both sides; `ho_sfl` on the server only;
-`zo_sfl` nowhere, and sends the smashed data 2P times per step; `frozen_client` trains the server's part alone, and is
-there to tell what the clients' part adds.
+Methods, all aggregating after every step: `splitfed_shared` backpropagates on both sides, and averages the clients'
+optimizer state too, which crosses; `ho_sfl` backpropagates on the server only; `zo_sfl` nowhere, and sends the smashed
+data 2P times per step; `frozen_client` trains the server's part alone, to tell what the clients' part adds.
 
 Learning rates (client, server) were chosen on training samples that nothing else uses, IID, with 60 steps, four pairs
 per method for cifar10 and three for sst2: TRIED, which `--tune` repeats. Random starts use the rates of cifar10.

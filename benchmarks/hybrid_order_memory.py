@@ -1,9 +1,9 @@
 """What a client of ``hybrid_order.py`` needs of memory, each way of training measured in a process of its own.
 
-`counted` is the most that tensors held at one time: weights, frozen ones and buffers of the client's half, its
-optimizer's state, the batch, and what its step made (allocations.py says how). `allocated` has what torch's own CPU
-allocator handed out in the place of the last, and so what a kernel takes for a moment within one operation as well.
-The data set, the server's weights and the interpreter count in neither.
+`held` is what is there all the time: weights (frozen ones too) and buffers of the client's half, its optimizer's state
+and the batch. `counted` adds the most that tensors held at one time of what its step made (allocations.py says how);
+`allocated` adds what torch's own CPU allocator handed out instead, and so what a kernel takes for a moment within one
+operation as well. The data set, the server's weights and the interpreter count in none.
 """
 
 import json
@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 from allocations import allocated_byte, peak_tensor_byte
 from hybrid_order_models import Tuned
-from lightning_sfl.strategy.forward_only import inner_product, without_graph_of
-from lightning_sfl.zeroth_order.directions import Distribution, direction
 from real_halves import RealHalf
 from torch import Tensor, nn
 
 from lightning_sfl.cut.find import search, training_step
 from lightning_sfl.cut.modes import halt
 from lightning_sfl.cut.split import Split
+from lightning_sfl.strategy.forward_only import inner_product, without_graph_of
+from lightning_sfl.zeroth_order.directions import Distribution, direction
 
 WAYS = ("backpropagation", "forward only")
 MU = 1e-3
@@ -87,10 +87,11 @@ def peaks(module: Tuned, batch: tuple[Tensor, ...], way: str, probes: int) -> di
         half: RealHalf = ForwardOnlyHalf(module, split, batch, optimizer, probes)
     else:
         half = RealHalf(module, split, batch, optimizer)
-    return {what: half.peak_byte(half.train, count) for what, count in COUNTS.items()}
-
-
-COUNTS = {"counted": peak_tensor_byte, "allocated": allocated_byte}
+    return {
+        "held": half.peak_byte(half.train, lambda run: 0),
+        "counted": half.peak_byte(half.train, peak_tensor_byte),
+        "allocated": half.peak_byte(half.train, allocated_byte),
+    }
 
 
 def in_own_process(task: str, way: str) -> dict[str, int]:

@@ -55,9 +55,14 @@ def print_tried(task: str, tried: dict[str, list[Found]]) -> None:
 
 def print_memory(found: dict[tuple[str, str], dict[str, int]]) -> None:
     """A client's peak, every way of training beside the other."""
-    print(f"\nA client's peak memory, MiB\n{'':16}{'':20}{'counted':>10}{'allocated':>11}")
+    columns = ("held", "counted", "allocated")
+    print(
+        "\nA client's memory, MiB: held all the time, and at the peak\n"
+        + " " * 36
+        + "".join(f"{c:>11}" for c in columns)
+    )
     for (task, way), peaks in found.items():
-        print(f"{task:16}{way:20}{peaks['counted'] / 2**20:>10.2f}{peaks['allocated'] / 2**20:>11.2f}")
+        print(f"{task:16}{way:20}" + "".join(f"{peaks[column] / 2**20:>11.2f}" for column in columns))
 
 
 def draw(path: Path, found: dict[str, dict[str, list[Found]]], starts: dict[str, list[Found]]) -> None:
