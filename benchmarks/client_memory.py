@@ -1,6 +1,7 @@
 """What a client needs of memory: the profile's figure, against tensors counted in a real step and torch's allocator.
 
-A client's half runs alone, with backpropagation and a step of its optimizer, and forward only. `counted` is the most
+A client's half runs alone: with backpropagation and a step of its optimizer, forward only, and as HO-SFL has it (two
+probes and a step of its optimizer). `counted` is the most
 that tensors held while it ran, seen from outside; `allocated` is what torch's own CPU allocator handed out, which sees
 what a kernel takes for a moment within one operation as well (a convolution lays out its input anew, for one).
 
@@ -11,6 +12,7 @@ import argparse
 from collections.abc import Callable, Iterator
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from allocations import allocated_byte, peak_tensor_byte
 from real_halves import RealHalf
@@ -20,9 +22,26 @@ from torchvision.models import resnet18, vgg11
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from lightning_sfl.cut.find import search
+from lightning_sfl.world.environments import make_environment
 from lightning_sfl.world.model.measure import profile_cuts
+from lightning_sfl.world.model.profile import Profile
+from lightning_sfl.world.world import World
 
 MIB = 2**20
+
+
+def probing_memory_byte(profile: Profile, place: int, size: int) -> float:
+    """What the world says of a HO-SFL client."""
+    environment = make_environment("wei_chen", 1, 0)
+    world = World(
+        profile=profile,
+        fleet=environment.fleet,
+        channel=environment.channel,
+        server=environment.server,
+        algorithm="ho_sfl",
+        probes=2,
+    )
+    return float(world.memory_at(np.array([place]), np.array([size]))[0])
 
 
 class Images(pl.LightningModule):
@@ -82,6 +101,7 @@ def main() -> None:
             for what, run, said, with_state in (
                 ("train", half.train, profile.training_memory_byte(place, size), True),
                 ("forward", half.forward, profile.forward_memory_byte(place, size), False),
+                ("probe", half.probe, probing_memory_byte(profile, place, size), True),
             ):
                 measured = [
                     _peak_mib(half, run, count, with_state=with_state) for count in (peak_tensor_byte, allocated_byte)

@@ -6,12 +6,15 @@ import torch
 from allocations import peak_tensor_byte
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from lightning_sfl.cut.batch import named_tensors
 from lightning_sfl.cut.find import copied_module, training_step
 from lightning_sfl.cut.modes import halt
 from lightning_sfl.cut.split import Split
 from lightning_sfl.optimizers import copy_optimizer
+from lightning_sfl.strategy.forward_only import inner_product
+from lightning_sfl.zeroth_order.directions import Directions, Distribution, draw_seeds
 
 
 def _byte(tensors: Iterable[torch.Tensor]) -> int:
@@ -38,16 +41,41 @@ class RealHalf:
 
     def forward(self) -> None:
         """The forward pass alone."""
-        reached = []
+        with torch.no_grad():
+            self._smashed()
+
+    def _smashed(self) -> list[torch.Tensor]:
+        reached: list[object] = []
         module = self.module.get_submodule(self.split.cut)
         handle = module.register_forward_hook(lambda *args: reached.append(args[2]) or _stop())
         try:
-            with torch.no_grad():
-                training_step(self.module, self.batch)
+            training_step(self.module, self.batch)
         except _Stop:
             pass
         finally:
             handle.remove()
+        leaves = tree_leaves(reached[0])
+        return [leaves[place] for place in self.split.smashed]
+
+    def probe(self) -> None:
+        """One step of a HO-SFL client: two probes, and the optimizer's step on the estimate."""
+        names = [name for name in self.split.client_parameters if self.module.get_parameter(name).requires_grad]
+        directions = Directions(self.module, draw_seeds(0, 0, 2), Distribution.GAUSSIAN)
+        with torch.no_grad():
+            smashed = self._smashed()
+            gradient = [torch.ones_like(tensor) for tensor in smashed]
+            slopes = []
+            for probe in range(2):
+                with directions.moved(names, probe, 1e-3):
+                    moved = self._smashed()
+                slopes.append(inner_product(gradient, moved, smashed) / 1e-3)
+                del moved
+        del smashed, gradient
+        for name in names:
+            self.module.get_parameter(name).grad = directions.estimate(name, slopes)
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
 
     def peak_byte(
         self,

@@ -6,6 +6,7 @@ import numpy as np
 
 from lightning_sfl.world.cost.load import StepLoad
 from lightning_sfl.world.cost.participation import Participation
+from lightning_sfl.world.cost.rules import rule_of
 from lightning_sfl.world.cost.step_cost import Machines
 from lightning_sfl.world.model.profile import Profile
 from lightning_sfl.world.world import World
@@ -193,7 +194,7 @@ def machines(fleet=None, channel=None, server=None):
 
 def world(algorithm="splitfed_shared", **given):
     parts = {"profile": hand_profile(), "fleet": HandFleet(), "channel": HandChannel(), "server": HandServer()}
-    probes = 5 if algorithm == "ho_sfl" else None
+    probes = 5 if rule_of(algorithm).probing else None
     return World(**{**parts, "algorithm": algorithm, "probes": probes, **given})
 
 

@@ -11,6 +11,7 @@ from lightning_sfl.world.cost.clock import Clock
 from lightning_sfl.world.cost.load import RoundLoad, StepLoad
 from lightning_sfl.world.cost.participation import Participation
 from lightning_sfl.world.cost.round_cost import ClosingCost, OpeningCost, closing_cost, opening_cost
+from lightning_sfl.world.cost.rules import Rule
 from lightning_sfl.world.cost.step_cost import Controls, StepCost, step_cost
 from lightning_sfl.world.world import Ends, World
 
@@ -133,14 +134,18 @@ def _step(world: World, happened: Happened, clock: Clock) -> StepCost | None:
     who = _some(happened, some)
     load = world.step_load(who)
     if uses_cut:
-        load = _as_metered(load, crossed, some)
+        load = _as_metered(load, crossed, some, world.rule)
     start_s = clock.start_s(who.clients)
     return step_cost(load, world.machines, world.rule, who.controls, round=happened.round, start_s=start_s)
 
 
-def _as_metered(load: StepLoad, crossed: Crossed, some: IntArray) -> StepLoad:
-    """What really crossed. Whoever got no gradient, where there is one, went no way back; nor does who got no turn."""
-    went_back = (crossed.step_down[some] > 0) | (load.downlink_bit == 0)
+def _as_metered(load: StepLoad, crossed: Crossed, some: IntArray, rule: Rule) -> StepLoad:
+    """What really crossed. Whoever got no gradient, where there is one, went no way back; nor does who got no turn.
+
+    Whoever probes after the downlink has uploaded scalars of it.
+    """
+    came = crossed.step_down if rule.probing is None else crossed.scalars_up
+    went_back = (came[some] > 0) | (load.downlink_bit == 0)
     turned = (crossed.turn_down[some] > 0) | (load.turn_down_bit == 0)
     returned = (crossed.turn_up[some] > 0) | (load.turn_up_bit == 0)
     return dataclasses.replace(

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.callbacks import loggers
 from lightning_sfl.callbacks.client_table import COLUMNS, ClientTable
 from lightning_sfl.callbacks.costed import CostedStep, Happened, cost_step
@@ -211,6 +212,7 @@ class EfficiencyMonitor(pl.Callback):
             server=self._drawn.server,
             algorithm=strategy.algorithm.name,
             aggregate_every=strategy.aggregate_every * module.trainer.accumulate_grad_batches,
+            probes=strategy.algorithm.probes if isinstance(strategy.algorithm, ForwardOnly) else None,
             flop_per_mac=self.flop_per_mac,
         )
 

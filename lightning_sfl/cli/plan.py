@@ -65,6 +65,7 @@ def _world(model: PlannedModel, setting: PlanSetting) -> World:
         server=setting.environment.server,
         algorithm=setting.algorithm,
         aggregate_every=setting.steps_per_round,
+        probes=setting.probes,
         flop_per_mac=setting.flop_per_mac,
     )
 

@@ -6,6 +6,7 @@ from typing import Literal, cast
 
 import numpy as np
 
+from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.callbacks.efficiency import EfficiencyMonitor
 from lightning_sfl.cli.job import Run, monitor_among
 from lightning_sfl.data.partition import Indices
@@ -24,6 +25,7 @@ class PlanSetting:
         seed: The seed that it was drawn with.
         flop_per_mac: As what its speeds count a multiply-accumulate.
         algorithm: The algorithm.
+        probes: Probes per step of clients that run forward only; None for all other algorithms.
         schedule: Who takes part when.
         steps_per_round: Mini-batches of every participant between two aggregations.
         nominal_batch_size: Samples per step.
@@ -37,6 +39,7 @@ class PlanSetting:
     seed: int
     flop_per_mac: Literal[1, 2]
     algorithm: str
+    probes: int | None
     schedule: Schedule
     steps_per_round: int
     nominal_batch_size: int
@@ -65,6 +68,7 @@ def setting_of(run: Run, environment: str | None) -> PlanSetting:
         seed=monitor.seed,
         flop_per_mac=monitor.flop_per_mac if environment is None else 2,
         algorithm=strategy.algorithm.name,
+        probes=strategy.algorithm.probes if isinstance(strategy.algorithm, ForwardOnly) else None,
         schedule=strategy.algorithm.schedule(
             num_clients=strategy.num_clients,
             clients_per_round=strategy.clients_per_round,

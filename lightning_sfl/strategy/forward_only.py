@@ -100,5 +100,5 @@ def inner_product(gradient: Sequence[Tensor | None], moved: Sequence[Tensor], an
     for lam, there, here in zip(gradient, moved, anchor, strict=True):
         if lam is not None:
             wide = torch.promote_types(there.dtype, torch.float32)
-            total += float(((there.to(wide) - here.to(wide)) * lam.to(wide)).sum())
+            total += float(torch.sub(there.to(wide), here.to(wide)).mul_(lam).sum())
     return total

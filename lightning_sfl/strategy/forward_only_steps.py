@@ -23,6 +23,9 @@ from lightning_sfl.strategy.surrogates import Turn
 from lightning_sfl.zeroth_order.directions import Directions, Distribution, draw_seeds
 from lightning_sfl.zeroth_order.history import PairHistory
 
+_KEPT_BYTE = 2**28
+"""As much of a step's directions is kept, since all participants of a simulation use the same ones."""
+
 
 class ForwardOnlySteps(ClientSteps):
     """Runs participants one after the other, and has all clients make one and the same step in the end.
@@ -77,7 +80,8 @@ class ForwardOnlySteps(ClientSteps):
         weights = self._rounds.aggregation.loss_weights(sizes)
         largest = max(weights.values())
         seeds = draw_seeds(self._seed, batches.step, self._algorithm.probes)
-        directions = Directions(self._module, seeds, Distribution(self._algorithm.distribution))
+        distribution = Distribution(self._algorithm.distribution)
+        directions = Directions(self._module, seeds, distribution, keeps_byte=_KEPT_BYTE)
         outputs: dict[int, Any] = {}
         scalars: dict[int, Tensor] = {}
         for client in batches:

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from lightning_sfl.algorithms import make_algorithm
 from lightning_sfl.algorithms.aggregation import ClientOptimizerState, Weighting
-from lightning_sfl.algorithms.forward_only import ForwardOnly
+from lightning_sfl.algorithms.placement import Algorithm
 from lightning_sfl.allocation import Allocation
 from lightning_sfl.attendance import Attendance, EverybodyIsThere
 from lightning_sfl.clients import Shard
@@ -123,7 +123,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         *,
         cut: str | tuple[str, str] | dict[int, str] | None = None,
         num_clients: int = 10,
-        algorithm: str | ForwardOnly = "splitfed_shared",
+        algorithm: str | Algorithm = "splitfed_shared",
         partition: str | list[list[int]] | dict[int, DataLoader[Any]] | Partition = "iid",
         aggregate_every: int = 1,
         clients_per_round: int | None = None,

@@ -35,6 +35,8 @@ class Ends:
             stage of their own.
         deepest: The deepest cut of all registered clients; None: of those that take part.
         previous_deepest: The same for the round before; None: it did not move.
+        missed_steps: The steps that each of those that take part was away from, where zeroth-order clients make up for
+            them; None: from none.
     """
 
     optimizer_state: bool = True
@@ -42,6 +44,7 @@ class Ends:
     previous_cut: IntArray | None = None
     deepest: int | None = None
     previous_deepest: int | None = None
+    missed_steps: IntArray | None = None
 
 
 USUAL = Ends()
@@ -165,24 +168,36 @@ class World:
             previous_cut=ends.previous_cut,
             deepest=ends.deepest,
             previous_deepest=ends.previous_deepest,
+            missed_steps=ends.missed_steps,
+            probes=self.probes,
         )
         return dataclasses.replace(load, aggregation_flop=self.flop_per_mac / 2 * load.aggregation_flop)
 
     def memory_at(self, cut: IntArray, batch_size: IntArray) -> FloatArray:
         """What training takes at most of the memory of clients that cut there, (K,).
 
-        A zeroth-order client holds its smashed data, the cut gradient and the optimizer's state while it probes
-        (HO-SFL, arXiv 2603.14773; a reconstruction).
+        A zeroth-order client holds its smashed data, the cut gradient, the optimizer's state and moved weights beside
+        the others while it probes (HO-SFL, arXiv 2603.14773; a reconstruction).
         """
         if not self.rule.uses_cut:
             return whole_of(self.profile).training_memory_byte(np.zeros_like(cut), batch_size)
-        if self.rule.zeroth_order:
-            gradient_bit = at(self.profile.cut_gradient_bit[cut], batch_size)
-            held_bit = (
-                at(self.profile.smashed_bit[cut], batch_size) + gradient_bit + self.profile.optimizer_state_bit[cut]
-            )
-            held_byte = np.where(gradient_bit > 0, held_bit / 8, 0.0)
-            return self.profile.forward_memory_byte(cut, batch_size) + held_byte
+        if self.rule.probing is not None:
+            profile, kept = self.profile, self.rule.probing.returns_gradient
+            gradient_bit = at(profile.cut_gradient_bit[cut], batch_size)
+            compared_bit = at(profile.smashed_bit[cut], batch_size) + gradient_bit
+            moved = profile.update_parameters[cut] / np.maximum(profile.client_parameters[cut], 1)
+            compared_byte = compared_bit / 8 if kept else 0.0
+            state_byte = profile.optimizer_state_bit[cut] / 8
+            moved_byte = moved * profile.client_parameter_byte[cut]
+            forward_byte = profile.forward_memory_byte(cut, batch_size)
+            probing_byte = forward_byte + compared_byte + state_byte + moved_byte
+            # Afterwards: what was moved and as it was, the gradient, and the difference that meets it.
+            own_byte = profile.client_parameter_byte[cut] + profile.client_buffer_byte[cut]
+            comparing_byte = own_byte + at(profile.batch_byte, batch_size) + state_byte + 2 * compared_byte
+            # At last the optimizer's step on the estimate, which in training is what a batch of nothing takes.
+            stepping_byte = profile.training_memory_byte(cut, 0) + profile.batch_byte[1] * batch_size
+            most_byte = np.maximum(np.maximum(probing_byte, comparing_byte), stepping_byte)
+            return np.where(gradient_bit > 0, most_byte, forward_byte)
         return self.profile.training_memory_byte(cut, batch_size)
 
     def memory_byte(self, batch_size: IntArray) -> FloatArray:

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from lightning_sfl.random import generator, normals
 
 _PURPOSE = "direction"
-_KEPT_BYTE = 2**28
-"""As much of a step's directions is kept, since all participants of a simulation use the same ones."""
 
 
 class Distribution(StrEnum):
@@ -70,14 +68,15 @@ class Directions:
         module: The whole module.
         seeds: The directions' seeds, (P,).
         distribution: What their numbers are drawn from.
+        keeps_byte: How much of the directions may be kept, instead of being drawn anew each time.
     """
 
-    def __init__(self, module: nn.Module, seeds: Tensor, distribution: Distribution) -> None:
+    def __init__(self, module: nn.Module, seeds: Tensor, distribution: Distribution, *, keeps_byte: int = 0) -> None:
         self._parameters = {name: (place, own) for place, (name, own) in enumerate(module.named_parameters())}
         self._seeds: list[int] = seeds.tolist()
         self._distribution = distribution
         self._kept: dict[tuple[str, int], Tensor] = {}
-        self._kept_byte = 0
+        self._may_keep_byte = keeps_byte
 
     def of(self, name: str, probe: int) -> Tensor:
         """A parameter's part of the direction of a probe; not to be written to."""
@@ -85,9 +84,9 @@ class Directions:
             return self._kept[name, probe]
         place, parameter = self._parameters[name]
         drawn = direction(parameter, place, self._seeds[probe], self._distribution)
-        if self._kept_byte + drawn.nbytes <= _KEPT_BYTE:
+        if drawn.nbytes <= self._may_keep_byte:
             self._kept[name, probe] = drawn
-            self._kept_byte += drawn.nbytes
+            self._may_keep_byte -= drawn.nbytes
         return drawn
 
     @contextmanager

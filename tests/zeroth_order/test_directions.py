@@ -119,11 +119,11 @@ def test_weights_are_moved_and_come_back_as_they_were(distribution):
 
 
 @BOTH
-def test_directions_that_are_not_kept_are_drawn_again(distribution, monkeypatch):
+def test_directions_that_are_not_kept_are_drawn_again(distribution):
+    """12 numbers of 4 bytes are one direction, and 60 bytes hold one."""
     small, seeds = model(), draw_seeds(0, 0, 3)
     kept = [Directions(small, seeds, distribution).of("0.weight", p) for p in range(3)]
-    monkeypatch.setattr("lightning_sfl.zeroth_order.directions._KEPT_BYTE", 60)  # 12 numbers of 4 bytes: one direction
-    again = Directions(small, seeds, distribution)
+    again = Directions(small, seeds, distribution, keeps_byte=60)
     for _ in range(2):
         assert all(torch.equal(again.of("0.weight", p), kept[p]) for p in range(3))
     assert len(again._kept) == 1

@@ -5,14 +5,9 @@ import dataclasses
 import numpy as np
 
 from lightning_sfl.world.arrays import FloatArray, IntArray
+from lightning_sfl.world.cost.probes import depth_of, missed_bit, probed
 from lightning_sfl.world.cost.rules import rule_of
 from lightning_sfl.world.model.profile import Profile, at
-
-SCALAR_BIT = 32
-"""One probe's result, a float32 (HO-SFL, arXiv 2603.14773)."""
-
-SEED_BIT = 64
-"""One probe's seed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,10 +82,11 @@ def step_load(
     """What one mini-batch of every client asks.
 
     Without a cut (``fedavg``) the client computes the whole model, whatever ``cut`` says, and nothing crosses. A
-    zeroth-order client runs 1 + P times forward and never backward, and uplink and downlink carry P scalars and P seeds
-    besides (HO-SFL, arXiv 2603.14773; the cost model is a reconstruction). Its scalars, which cross after the probes,
-    are counted with the smashed data, and the mean that comes back with the cut gradient. Where nothing before the cut
-    is trained it has nothing to probe.
+    HO-SFL client runs 1 + P times forward and never backward, and uplink and downlink carry P scalars and P seeds
+    besides (arXiv 2603.14773; the cost model is a reconstruction). Its scalars, which cross after the probes, are
+    counted with the smashed data, and the mean that comes back with the cut gradient. Where nothing before the cut is
+    trained it has nothing to probe. Its relatives: :mod:`~lightning_sfl.world.cost.probes`; an auxiliary head's work is
+    not counted.
 
     Args:
         profile: The model.
@@ -129,11 +125,13 @@ def step_load(
         # A cut gradient has as many elements as the smashed data it belongs to.
         uplink = at(profile.smashed_element[cut], batch_size) * bits
         downlink = np.where(trains, uplink, 0.0)
+    if rule.probing is not None and probes is not None:
+        asked = probed(rule.probing, probes, trains, depth_of(cut))
+        forward, backward = asked.forward * forward, asked.later * forward  # of one pass, both
+        server, server_backward = asked.forward * server, asked.server_backward * server_backward
+        uplink = asked.sent * uplink + asked.uplink_bit
+        downlink = asked.gradient * downlink + asked.downlink_bit
     uplink = uplink + at(profile.beside_bit[cut], batch_size)
-    if probes is not None:
-        backward = np.where(trains, probes * forward, 0.0)
-        uplink = uplink + np.where(trains, SCALAR_BIT * probes, 0.0)
-        downlink = downlink + np.where(trains, (SCALAR_BIT + SEED_BIT) * probes, 0.0)
     return StepLoad(
         clients=clients,
         client_forward_flop=forward,
@@ -159,6 +157,8 @@ def round_load(
     previous_cut: IntArray | None = None,
     deepest: int | None = None,
     previous_deepest: int | None = None,
+    missed_steps: IntArray | None = None,
+    probes: int | None = None,
 ) -> RoundLoad:
     """What a round's beginning and end ask.
 
@@ -183,6 +183,8 @@ def round_load(
         previous_cut: Where each client cut in the round before; None: no stage of its own for layers that move.
         deepest: The deepest cut of all registered clients; None: of these.
         previous_deepest: The same for the round before; None: it did not move.
+        missed_steps: The steps that each was away from, whose pairs a zeroth-order client is sent; None: from none.
+        probes: P, for zeroth-order clients.
     """
     rule = rule_of(algorithm)
     whole = whole_of(profile)
@@ -199,6 +201,8 @@ def round_load(
         down = np.maximum(shard_bit[cut] - shard_bit[previous_cut], 0.0)
     if not rule.sends_weights:
         update = broadcast = own = nothing
+        if missed_steps is not None and probes is not None:
+            broadcast = missed_bit(probes, missed_steps, depth_of(cut))
     elif not rule.uses_cut:
         update, broadcast, own = np.full(len(clients), whole_bit), np.full(len(clients), whole_broadcast_bit), nothing
     else:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from world_cases import hand_profile, lines, numbers, whole
 
+from lightning_sfl.algorithms import ALGORITHMS
 from lightning_sfl.world.cost.load import round_load, step_load
 from lightning_sfl.world.cost.rules import RULES
 
@@ -58,13 +59,58 @@ def test_the_profile_of_the_uncut_model_is_its_own():
 
 
 def test_a_zeroth_order_client_probes_forward_and_sends_scalars():
-    """P = 5: 5 forwards of 20 and 120 in place of a backward; 5·32 = 160 bits more up, 5·32 + 5·64 = 480 more down."""
+    """P = 5: 5 forwards of 20 and 120 in place of a backward; 5·32 = 160 bits more up, 5·32 + 5·64 = 480 more down.
+
+    The client that cuts further behind is told 5·32 bits more, of the layers behind the other's cut.
+    """
     load = step("ho_sfl", probes=5)
     assert load.client_forward_flop.tolist() == [20, 120]
     assert load.client_backward_flop.tolist() == [100, 600]
     assert load.server_flop.tolist() == [560, 570]
     assert load.uplink_bit.tolist() == [656 + 160, 592 + 160]
-    assert load.downlink_bit.tolist() == [512 + 480, 384 + 480]
+    assert load.downlink_bit.tolist() == [512 + 480, 384 + 480 + 160]
+
+
+def test_what_crosses_for_every_move_is_computed_and_sent_as_often():
+    """P = 2 are 4 moves: HOSL has 5 forward passes on both sides, and a backward pass of the server; ZO-SFL 4 and none.
+
+    Forward passes of 20 and 120, the server's of 180 and 180 with backward of 380 and 390; smashed data of 512 and 384
+    bits with labels of 144 and 208; seeds of 2·64 and means of 2·32 bits, twice for the cut behind the other.
+    """
+    plain = step("splitfed_shared")
+    smashed, beside = [512, 384], [144, 208]
+    server = hand_profile()
+    for name, passes, backward in (("hosl", 5, 1), ("zo_sfl", 4, 0)):
+        load = step(name, probes=2)
+        assert load.client_forward_flop.tolist() == [passes * 20, passes * 120]
+        assert load.client_backward_flop.tolist() == [0, 0]
+        assert load.uplink_bit.tolist() == [passes * s + b for s, b in zip(smashed, beside, strict=True)]
+        assert load.downlink_bit.tolist() == [128 + 64, 128 + 2 * 64]
+        forward, back = _server(server, plain)
+        assert load.server_flop.tolist() == [passes * f + backward * b for f, b in zip(forward, back, strict=True)]
+
+
+def _server(profile, plain):
+    """The server's forward and backward FLOPs of the two clients."""
+    lines_of = (profile.server_forward_flop[:2], profile.server_backward_flop[:2])
+    parts = [part[:, 0] + part[:, 1] * numbers(2, 3) for part in lines_of]
+    assert (parts[0] + parts[1]).tolist() == plain.server_flop.tolist()
+    return [part.tolist() for part in parts]
+
+
+def test_the_head_of_a_client_brings_no_gradient_down():
+    """HERON-SFL with P = 5: probes and scalars as in HO-SFL, and nothing down but seeds and means."""
+    ours, theirs = step("heron_sfl", probes=5), step("ho_sfl", probes=5)
+    assert ours.client_backward_flop.tolist() == theirs.client_backward_flop.tolist()
+    assert ours.uplink_bit.tolist() == theirs.uplink_bit.tolist()
+    assert ours.downlink_bit.tolist() == [480, 480 + 160]
+
+
+def test_missed_pairs_are_broadcast():
+    """P = 5: 5·(64 + 32) = 480 bits a step for the nearer cut, 5·(64 + 2·32) = 640 for the other; 3 and 2 steps."""
+    load = ends("ho_sfl", missed_steps=whole(3, 2), probes=5)
+    assert load.broadcast_bit.tolist() == [3 * 480, 2 * 640]
+    assert ends("ho_sfl", probes=5).broadcast_bit.tolist() == [0, 0]
 
 
 def test_a_zeroth_order_client_that_trains_nothing_probes_nothing():
@@ -73,7 +119,7 @@ def test_a_zeroth_order_client_that_trains_nothing_probes_nothing():
     load = step("ho_sfl", frozen, probes=5)
     assert load.client_backward_flop.tolist() == [0, 600]
     assert load.uplink_bit.tolist() == [656, 592 + 160]
-    assert load.downlink_bit.tolist() == [0, 384 + 480]
+    assert load.downlink_bit.tolist() == [0, 384 + 480 + 160]
 
 
 def test_a_codec_changes_the_bits_of_smashed_data_and_gradients_alone():
@@ -106,7 +152,7 @@ def test_an_unknown_algorithm_is_refused_by_name(make):
 
 
 def test_the_rules_are_those_of_the_table():
-    assert set(RULES) == {"splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning", "fedavg", "ho_sfl"}
+    assert set(RULES) == set(ALGORITHMS)
     assert [name for name, rule in RULES.items() if rule.one_by_one] == ["splitfed_v2", "split_learning"]
 
 

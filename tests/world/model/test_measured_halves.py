@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from real_halves import RealHalf
 from sfl_models import KINDS, LLAMA, RESNET, Kind, adamw, sgd
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from world_cases import world
 
 from lightning_sfl.cut.batch import copied_batch, named_tensors, replace_tensors
 from lightning_sfl.cut.find import Cut, copied_module, search, training_step
@@ -47,6 +49,20 @@ def test_client_memory_is_what_a_half_alone_takes(kind, make_optimizer):
             assert found.forward_memory_byte(place, size) == pytest.approx(
                 half.peak_byte(half.forward, with_state=False), rel=0.05
             )
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("make_optimizer", [sgd, adamw])
+def test_memory_of_a_client_that_probes_is_what_a_half_alone_takes(kind, make_optimizer):
+    """Within 5 %, at every valid cut."""
+    module = kind.module(make_optimizer)
+    optimizer = make_optimizer(module.parameters())
+    cuts = search(module, kind.batch(), server_inputs=kind.server_inputs).cuts()
+    asked = world("ho_sfl", profile=profile_cuts(module, kind.batch(), splits_of(cuts), optimizer))
+    for place, cut in enumerate(cuts):
+        half = RealHalf(module, cut.split, sized(kind, 7), optimizer)
+        found = float(asked.memory_at(np.array([place]), np.array([7]))[0])
+        assert found == pytest.approx(half.peak_byte(half.probe), rel=0.05)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
