@@ -16,7 +16,8 @@ sst2       MiniLM with LoRA (rank 8) on queries and values; 4 clients of 8 phras
 
 Methods, all aggregating after every step: `splitfed_shared` backpropagates on both sides, and averages the clients'
 optimizer state too, which crosses; `ho_sfl` backpropagates on the server only; `zo_sfl` nowhere, and sends the smashed
-data 2P times per step; `frozen_client` trains the server's part alone, to tell what the clients' part adds.
+data 2P times per step. `frozen_client` trains the server's part alone, to tell what the clients' part adds; cifar10 has
+`client_alone` and `ho_client_alone` too, first order and HO-SFL with a server that stays as it is.
 
 Learning rates (client, server) were chosen on training samples that nothing else uses, IID, with 60 steps, four pairs
 per method for cifar10 and three for sst2: TRIED, which `--tune` repeats. Random starts use the rates of cifar10.
@@ -51,6 +52,8 @@ CIFAR10 = Task(
         "ho_sfl": Rates(client=3e-5, server=0.01),
         "zo_sfl": Rates(client=1e-5, server=1e-5),
         "frozen_client": Rates(client=0.0, server=0.01),
+        "client_alone": Rates(client=0.01, server=0.0),
+        "ho_client_alone": Rates(client=1e-4, server=0.0),
     },
 )
 TASKS = {
@@ -128,7 +131,7 @@ def main() -> None:
                                every=task.every, short=options.short), task, data, options.output)
                     for seed in seeds
                 ]
-                for method in (START, *options.methods)
+                for method in (START, *(method for method in options.methods if method in task.methods))
             }  # fmt: skip
             starts[title] = runs.pop(START)
             found[title] = runs
@@ -164,7 +167,7 @@ def tune(name: str, methods: Sequence[str], folder: Path, *, short: bool) -> Non
     data = Lazily(name, short=short)
     tried: dict[str, list[Found]] = {}
     for method in methods:
-        for client, server in TRIED[name][method]:
+        for client, server in TRIED[name].get(method, []):
             rates = Rates(client=client, server=server)
             run = Run(task=name, partition="iid", method=method, seed=100, steps=steps, every=steps, short=short,
                       tried=rates)  # fmt: skip
@@ -197,7 +200,7 @@ def memory(name: str, way: str) -> dict[str, int]:
     task = TASKS[name]
     samples = samples_of(name, short=True)
     module = model_of(name, 0, task.methods["ho_sfl"], samples)
-    return peaks(module, samples.training[: task.batch_size], way, task.probes)
+    return peaks(module, samples.training[: task.batch_size], way)
 
 
 if __name__ == "__main__":

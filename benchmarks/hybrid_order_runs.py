@@ -144,7 +144,7 @@ def _train(run: Run, task: Task, module: Tuned, samples: Samples) -> list[dict[s
 
 
 def _algorithm(method: str, probes: int) -> str | HOSFL | ZOSFL:
-    if method == "ho_sfl":
+    if method in ("ho_sfl", "ho_client_alone"):
         return HOSFL(probes=probes)
     if method == "zo_sfl":
         return ZOSFL(probes=probes)
