@@ -58,7 +58,7 @@ CIFAR10 = Task(
 )
 TASKS = {
     "cifar10": CIFAR10,
-    SCRATCH: dataclasses.replace(CIFAR10, partitions=("iid",)),
+    SCRATCH: dataclasses.replace(CIFAR10, partitions=("iid",), steps=300, every=100),
     "sst2": Task(
         clients=4,
         batch_size=8,
