@@ -18,7 +18,7 @@ class Observation:
         round: The round.
         step: The step.
         cut: The cut.
-        smashed: The crossing tensors, in order.
+        smashed: The crossing tensors, in order, as the server decodes them.
         known: Batch tensors that crossed beside them, by name.
         weights: The client's half as it was broadcast at the start of the round, by name.
     """
@@ -59,7 +59,7 @@ def last_observations(view: AttackerView) -> list[Observation]:
     beside: dict[tuple[int, int], dict[str, Tensor]] = {}
     for kind in (MessageKind.LABEL, MessageKind.MASK, MessageKind.INPUT):
         for message in view.messages(kind):
-            beside.setdefault((_client(message), message.step), {}).update(message.tensors)
+            beside.setdefault((_client(message), message.step), {}).update(message.decoded())
     return [
         Observation(
             number=message.number,
@@ -67,9 +67,9 @@ def last_observations(view: AttackerView) -> list[Observation]:
             round=message.round,
             step=message.step,
             cut=message.cut or "",
-            smashed=tuple(message.tensors.values()),
+            smashed=tuple(message.decoded().values()),
             known=beside.get((client, message.step), {}),
-            weights=dict(broadcast[client, message.round].tensors),
+            weights=broadcast[client, message.round].decoded(),
         )
         for client, message in sorted(newest.items())
     ]

@@ -5,6 +5,9 @@ import math
 from collections.abc import Iterable, Sequence
 from numbers import Real
 
+UNENCODED_BIT = 32
+"""Bits that stand for smashed data and cut gradients without a quantiser."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Allocation:
@@ -13,7 +16,8 @@ class Allocation:
     Attributes:
         cut: Name of the cut module of every registered client.
         batch_size: Samples per step of every registered client; one with fewer samples uses all it has.
-        bits: Bits per element of every client's smashed data and cut gradient.
+        bits: Bits per element of every client's smashed data and cut gradient: from 1 to 16, those of the uniform
+            quantiser in the client's codecs; or 32, for which the quantiser is left out.
         transmit_power_watt: Transmit power of every client's simulated device.
         clock_hz: Its clock.
         bandwidth_hz: Its bandwidth towards the server.
@@ -21,18 +25,23 @@ class Allocation:
 
     cut: Sequence[str] | None = None
     batch_size: Sequence[int] | None = None
-    bits: Sequence[float] | None = None
+    bits: Sequence[int] | None = None
     transmit_power_watt: Sequence[float] | None = None
     clock_hz: Sequence[float] | None = None
     bandwidth_hz: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("bits", "transmit_power_watt", "clock_hz", "bandwidth_hz"):
+        for name in ("transmit_power_watt", "clock_hz", "bandwidth_hz"):
             values = getattr(self, name)
             if values is not None and not _are_positive(values):
                 raise ValueError(f"{name}={values!r} is not accepted: give one number above 0 per registered client.")
         if self.cut is not None and not _are_names(self.cut):
             raise ValueError(f"cut={self.cut!r} is not accepted: give one module name per registered client.")
+        if self.bits is not None and not _are_bits(self.bits):
+            raise ValueError(
+                f"bits={self.bits!r} is not accepted: give one integer from 1 to 16 per registered client, or"
+                f" {UNENCODED_BIT} for one that is to send as it is."
+            )
         if self.batch_size is not None and not _are_sizes(self.batch_size):
             raise ValueError(
                 f"batch_size={self.batch_size!r} is not accepted: give one integer of at least 1 per registered client."
@@ -55,6 +64,12 @@ def _are_names(value: object) -> bool:
 
 def _are_sizes(value: object) -> bool:
     return isinstance(value, Iterable) and all(_is_size(size) for size in value)
+
+
+def _are_bits(value: object) -> bool:
+    return isinstance(value, Iterable) and all(
+        _is_size(bit) and not isinstance(bit, bool) and (bit <= 16 or bit == UNENCODED_BIT) for bit in value
+    )
 
 
 def _are_positive(values: object) -> bool:

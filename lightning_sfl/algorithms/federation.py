@@ -265,14 +265,24 @@ class Federation:
         ends = (client_name(client), FED_SERVER) if uplink else (FED_SERVER, client_name(client))
         kind = MessageKind.CLIENT_UPDATE if uplink else MessageKind.BROADCAST
         with_state = self._aggregation.client_optimizer_state is ClientOptimizerState.AVERAGE
-        return self._exchange(part, kind, ends, step, self.placements.cut_of(client), with_state=with_state)
+        # The client began from the global model, which is as it was: both ends have it.
+        base = {name: self._tensor(name).detach() for name in part[0]} if uplink else None
+        return self._exchange(part, kind, ends, step, self.placements.cut_of(client), with_state=with_state, base=base)
 
     def _exchange(
-        self, part: Part, kind: MessageKind, ends: tuple[str, str], step: int, cut: str | None, *, with_state: bool
+        self,
+        part: Part,
+        kind: MessageKind,
+        ends: tuple[str, str],
+        step: int,
+        cut: str | None,
+        *,
+        with_state: bool,
+        base: Tensors | None = None,
     ) -> Part:
         tensors, states = part
 
-        def send(kind: MessageKind, payload: Mapping[str, Tensor]) -> Tensors:
+        def send(kind: MessageKind, payload: Mapping[str, Tensor], base: Tensors | None = None) -> Tensors:
             return self._link.send(
                 kind,
                 sender=ends[0],
@@ -281,9 +291,10 @@ class Federation:
                 step=step,
                 cut=cut,
                 tensors=payload,
+                base=base,
             )
 
-        received = send(kind, tensors) if tensors else {}
+        received = send(kind, tensors, base) if tensors else {}
         if states and with_state:
             states = unpack_states(send(MessageKind.OPTIMIZER_STATE, pack_states(states)), states)
         return received, states

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_sfl.cut.batch import named_tensors
 from lightning_sfl.cut.split import Split
+from lightning_sfl.link.codecs.codec import NotFiniteError
 from lightning_sfl.link.link import Link
 from lightning_sfl.link.log import Origin
 from lightning_sfl.link.message import SERVER, MessageKind, client_name
@@ -69,7 +70,12 @@ class LinkCarrier:
         gradient that there was: the two factors cancel, and are not rounded twice.
         """
         sent = {place: self._freed(gradient, here) for place, gradient in by_place(gradients).items()}
-        received = send(sent)
+        try:
+            received = send(sent)
+        except NotFiniteError:
+            if not self.widens:
+                raise
+            return gradients  # the scale was too large: nothing is sent, and the scaler skips everybody's step
 
         def scaled(place: str, gradient: Tensor) -> Tensor:
             if received[place] is sent[place] and here == there:

@@ -88,6 +88,29 @@ def check_merging(batching: ServerBatching, algorithm: Algorithm, weighting: Wei
         )
 
 
+def check_fit(trainer: pl.Trainer, algorithm: Algorithm, cuts: Cuts, log: MessageLog | None) -> None:
+    """Raise unless this trainer's module can be fitted so; see the single checks."""
+    check_accumulation(trainer, algorithm)
+    check_module(trainer.lightning_module, trainer, cuts)
+    check_head(algorithm, trainer.lightning_module)
+    check_loss_scale(algorithm, trainer.precision_plugin)
+    check_log(log)
+
+
+def allocated_cuts(module: nn.Module, algorithm: Algorithm, cut: Sequence[str], now: Cuts) -> Cuts:
+    """The cuts of an allocation.
+
+    Raises:
+        ValueError: The algorithm has no cut.
+        CutError: A name is that of no submodule.
+    """
+    if not algorithm.uses_cut:
+        raise ValueError(f"Allocation(cut=...) does not go with algorithm={algorithm.name!r}.")
+    for name in sorted(set(cut) - {name for name, _ in module.named_modules()}):
+        raise unknown_submodule(module, name)
+    return Cuts.of_all(cut, now.last)
+
+
 def check_forward_only(algorithm: Algorithm, cuts: Cuts, state: ClientOptimizerState) -> None:
     """Raise a ValueError for what does not go with clients that run forward only."""
     if not isinstance(algorithm, ForwardOnly):

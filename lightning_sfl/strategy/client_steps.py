@@ -222,23 +222,6 @@ class ClientSteps:
         participant.lost |= self.presence.is_lost(batches, client, Stage.BEFORE_GRADIENT)
         return watched.output
 
-    def _find_out(self, batches: ClientBatches, client: int) -> None:
-        """Learn whose is what from a client's step on a copy, if it is not known.
-
-        Raises:
-            SkippedStep: The step is skipped.
-            CutError: The step needs another split than the run began with.
-        """
-        batch = batches[client]
-        if self._rounds.federation is None:
-            self._rounds.choose_cut(batch)
-            self._known.on_copy(self._rounds.cuts, batch, batches.step, self._rounds.found)
-            self._rounds.begin(batches)
-        if self._known.of(self._rounds.cuts.of(client), batch) is None:
-            self._known.on_copy(
-                self._rounds.cuts, batch, batches.step, lambda splits: self._rounds.check_same(splits, client)
-            )
-
     def _carrier(self, batches: ClientBatches, client: int, split: Split, scale: float) -> LinkCarrier:
         return LinkCarrier(
             link=self._link,

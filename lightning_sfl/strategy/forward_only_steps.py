@@ -11,10 +11,13 @@ from typing_extensions import override
 from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.attendance import Stage
 from lightning_sfl.data.batches import ClientBatches
+from lightning_sfl.link.codecs.codec import NotFiniteError
 from lightning_sfl.link.message import SERVER, MessageKind, client_name
 from lightning_sfl.optimizers import pack_states
 from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.cuts import Cuts
+from lightning_sfl.strategy.encoded_steps import Before, put_back_or_raise
+from lightning_sfl.strategy.find_out import find_out
 from lightning_sfl.strategy.first_step import SkippedStep
 from lightning_sfl.strategy.forward_only import fixed_buffers, without_graph_of
 from lightning_sfl.strategy.outputs import together
@@ -59,7 +62,7 @@ class ForwardOnlySteps(ClientSteps):
         super().begin(batches, epoch)
         for client in batches:
             try:
-                self._find_out(batches, client)
+                find_out(self._rounds, batches, client)
             except SkippedStep:
                 continue  # tells nothing
         if self._rounds.federation is None:
@@ -142,7 +145,12 @@ class ForwardOnlySteps(ClientSteps):
             trains_on=lambda output: self.presence.counts(output, [client]),
             backward=lambda output: self._backward(output, weight),
         )
-        output, own = turn.run()
+        before = Before.of(self._module, [participant]) if self.presence.skips_nonfinite else None
+        try:
+            output, own = turn.run()
+        except NotFiniteError as error:
+            put_back_or_raise(before, error)
+            return None, None
         if output is None:
             self._put_back(buffers)
             return None, None

@@ -15,6 +15,7 @@ from typing_extensions import override
 from lightning_sfl.algorithms.federation import Federation
 from lightning_sfl.cut.split import Split
 from lightning_sfl.data.loader import ClientLoader
+from lightning_sfl.link.link import LocalLink
 from lightning_sfl.random_state import RandomState
 from lightning_sfl.strategy.checkpoints import (
     Settings,
@@ -31,6 +32,7 @@ from lightning_sfl.strategy.checkpoints import (
     validation_is_due,
 )
 from lightning_sfl.strategy.client_steps import ClientSteps
+from lightning_sfl.strategy.codecs import CodecPlan
 from lightning_sfl.strategy.controls import SimulatedControls
 from lightning_sfl.strategy.cuts import Cuts
 from lightning_sfl.strategy.epoch_sums import EpochSums, epoch_sums
@@ -48,6 +50,8 @@ class GlobalModelStrategy(SingleProcessStrategy):
     _loader: ClientLoader | None
     _server: ServerGradients | None
     controls: SimulatedControls
+    codec_plan: CodecPlan
+    link: LocalLink
     _logged_earlier: EpochSums
     _saved: dict[str, Any] | None
     _before: dict[str, Tensor]
@@ -157,6 +161,8 @@ class GlobalModelStrategy(SingleProcessStrategy):
                 "rounds": self._rounds.state_dict(),
                 "steps": self._steps.state_dict(),
                 "controls": self.controls.state_dict(),
+                "bits": self.codec_plan.state_dict(),
+                "left_out": self.link.memory.state_dict(),
                 "server_gradients": self._server.state_dict(),
                 "random": RandomState.capture().to_state(),
                 "validation_is_due": validation_is_due(self._trainer),
@@ -207,6 +213,8 @@ class GlobalModelStrategy(SingleProcessStrategy):
         self._rounds.load_state_dict(saved["rounds"])
         self._steps.load_state_dict(saved["steps"])
         self.controls.load_state_dict(saved["controls"])
+        self.codec_plan.load_state_dict(saved["bits"])
+        self.link.memory.load_state_dict(saved["left_out"])
         begin_after_a_whole_epoch(self._trainer)
         if self._loader is not None:  # made early, by a scheduler that asked for the number of steps
             with self._as_before_on_error():

@@ -17,6 +17,7 @@ from lightning_sfl.cut.modes import Halted, Injected, halt, inject
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.random_state import RandomState
 from lightning_sfl.strategy.client_steps import ClientSteps
+from lightning_sfl.strategy.find_out import find_out
 from lightning_sfl.strategy.first_step import SkippedStep
 from lightning_sfl.strategy.outputs import without_graph
 from lightning_sfl.strategy.silence import silent
@@ -57,7 +58,7 @@ class MergedSteps(ClientSteps):
         first = batches[next(iter(batches))]
         for client in batches:
             try:
-                self._find_out(batches, client)
+                find_out(self._rounds, batches, client)
             except SkippedStep:
                 continue  # tells nothing
             break
@@ -131,7 +132,7 @@ class MergedSteps(ClientSteps):
                 if returned == [None]:  # skipped before the cut
                     return None
                 raise
-            if not self.presence.counts_smashed(halted.smashed, client):
+            if not self.presence.counts_smashed(halted.smashed, client, batches.step):
                 self._put_back(buffers)
                 return None
             carrier = self._carrier(batches, client, split, 1.0)

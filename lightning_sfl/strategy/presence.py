@@ -58,19 +58,20 @@ class Presence:
             " server_batching='per_client' tells which client it is."
         )
 
-    def counts_smashed(self, smashed: Sequence[Tensor], client: int) -> bool:
+    def counts_smashed(self, smashed: Sequence[Tensor], client: int, step: int) -> bool:
         """Whether a client's smashed data are numbers, before they meet those of others.
 
         Raises:
             ValueError: They are not, and that is to stop the run.
         """
-        if all(bool(tensor.detach().isfinite().all()) for tensor in smashed):
+        wrong = [place for place, tensor in enumerate(smashed) if not bool(tensor.detach().isfinite().all())]
+        if not wrong:
             return True
         if self.skips_nonfinite:
             return False
         raise ValueError(
-            f"Client {client} has smashed data that are NaN or infinite. nonfinite='skip' leaves such a client out of"
-            " the step."
+            f"Client {client} has smashed data that are NaN or infinite (tensor '{wrong[0]}', step {step})."
+            " nonfinite='skip' leaves such a client out of the step."
         )
 
     def counts_scalars(self, scalars: Sequence[float], client: int, step: int) -> bool:

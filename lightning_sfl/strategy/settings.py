@@ -28,6 +28,7 @@ def checkpoint_settings(strategy: "SplitFederatedStrategy") -> Settings:
         "batch_size": strategy.batch_size or 0,
         "weighting": strategy.weighting.value,
         "client_optimizer_state": strategy.client_optimizer_state.value,
+        "codecs": str(strategy.codecs),
         "seed": strategy.seed,
     }
 

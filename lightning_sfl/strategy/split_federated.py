@@ -22,7 +22,6 @@ from lightning_sfl.algorithms.placement import Algorithm
 from lightning_sfl.allocation import Allocation
 from lightning_sfl.attendance import Attendance, EverybodyIsThere
 from lightning_sfl.clients import Shard
-from lightning_sfl.cut.find import unknown_submodule
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.data.client_loaders import partition_of
 from lightning_sfl.data.loader import ClientLoader, client_loader
@@ -33,24 +32,22 @@ from lightning_sfl.strategy.announce import announce, warn_of_long_schedules
 from lightning_sfl.strategy.checkpoints import Settings
 from lightning_sfl.strategy.checks import (
     ServerBatching,
+    allocated_cuts,
     check_accumulates_on,
-    check_accumulation,
     check_choice,
     check_cut,
     check_devices,
+    check_fit,
     check_forward_only,
-    check_head,
     check_integer,
-    check_log,
-    check_loss_scale,
     check_merging,
-    check_module,
     check_names,
     check_one_loader,
     check_optimizers,
     check_participants,
 )
 from lightning_sfl.strategy.client_steps import ClientSteps
+from lightning_sfl.strategy.codecs import CodecPlan, Codecs, GivenCodecs
 from lightning_sfl.strategy.controls import SimulatedControls
 from lightning_sfl.strategy.cuts import Cuts
 from lightning_sfl.strategy.epoch_end import ReadAtEpochEnd
@@ -102,6 +99,10 @@ class SplitFederatedStrategy(GlobalModelStrategy):
             ``"merged"`` into one batch, whose statistics its batch normalisation then uses.
         server_inputs: Names of model inputs that the server half may read although the cut is to keep them private
             (``"labels"`` where labels are the input ids; ``"0"`` for the first part of a tuple).
+        codecs: What smashed data and gradients at cuts go through on the link, from left to right, such as
+            ``[TopK(fraction=0.1), StochasticUniform(bits=8)]`` (:mod:`lightning_sfl.link.codecs`). Or
+            ``{kind: codecs}``, where ``"client_update"`` is a kind too, its change since the broadcast. Or either of
+            these by client.
         attendance: Decides which participants are lost, and when (:mod:`lightning_sfl.attendance`); None loses nobody.
         nonfinite: What happens at a NaN or infinite loss or update of a client: ``"error"`` stops and names it,
             ``"skip"`` leaves it out of the step or the averaging.
@@ -132,6 +133,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         client_optimizer_state: Literal["average", "reset", "keep"] = "average",
         server_batching: Literal["per_client", "merged"] = "per_client",
         server_inputs: Sequence[str] = (),
+        codecs: Codecs = (),
         attendance: Attendance | None = None,
         nonfinite: Literal["error", "skip"] = "error",
         message_log: MessageLog | None = None,
@@ -165,6 +167,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         self.server_batching = check_choice("server_batching", server_batching, ServerBatching)
         check_merging(self.server_batching, self.algorithm, self.weighting, Cuts.given(self.cut, num_clients))
         check_forward_only(self.algorithm, Cuts.given(self.cut, num_clients), self.client_optimizer_state)
+        self.codecs = GivenCodecs.of(codecs, num_clients, self.algorithm, is_u_shape=isinstance(self.cut, tuple))
         self.attendance: Attendance = attendance or EverybodyIsThere()
         self.seed = seed
         self.message_log = message_log
@@ -172,7 +175,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
 
     def _fresh_fit(self) -> None:
         """Forget the last fit; a meter counts one fit."""
-        self.link = LocalLink(self.message_log)
+        self.codec_plan = CodecPlan(self.codecs, self.seed)
+        self.link = LocalLink(self.message_log, self.codec_plan)
         self._transfer: PerClientTransfer | None = None
         self._epoch_end: ReadAtEpochEnd | None = None
         self._rounds = None
@@ -200,11 +204,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
     @override
     def setup(self, trainer: pl.Trainer) -> None:
         if self._fitting:
-            check_accumulation(trainer, self.algorithm)
-            check_module(self._module, trainer, Cuts.given(self.cut, self.num_clients))
-            check_head(self.algorithm, self._module)
-            check_loss_scale(self.algorithm, self.precision_plugin)
-            check_log(self.message_log)
+            check_fit(trainer, self.algorithm, Cuts.given(self.cut, self.num_clients), self.message_log)
         super().setup(trainer)
         if self._fitting:
             check_optimizers(self.optimizers)
@@ -251,7 +251,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         return self._loader
 
     def allocate(self, allocation: Allocation) -> None:
-        """Give clients other cuts and batch sizes from the next round on, from any callback during a fit.
+        """Give clients other cuts, batch sizes and bits from the next round on, from any callback during a fit.
 
         Layers that change hands are messages on the link; weights, buffers and optimizer state go with them. Power,
         clock and bandwidth are those of simulated devices (:class:`~lightning_sfl.callbacks.EfficiencyMonitor`).
@@ -261,26 +261,22 @@ class SplitFederatedStrategy(GlobalModelStrategy):
 
         Raises:
             MisconfigurationException: There is no fit going on.
-            ValueError: There is not one entry per registered client, the algorithm has no cut, or bits are given, for
-                which there is no codec on the link.
+            ValueError: There is not one entry per registered client, the algorithm has no cut, or a client is given
+                bits and has no quantiser among its codecs. Nothing is changed then.
             CutError: A cut is not valid, or the cuts do not lie one behind the other. Nothing is changed then.
         """
         if self._rounds is None or self._loader is None or not self._trains:
             raise MisconfigurationException("allocate() takes effect at the next round of a fit; no fit is going on.")
         allocation.check(self.num_clients)
-        if allocation.bits is not None:
-            raise ValueError("Allocation(bits=...) is not accepted: no codec on the link could send in fewer bits.")
+        self.codec_plan.check(allocation)
         if allocation.cut is not None:
-            if not self.algorithm.uses_cut:
-                raise ValueError(f"Allocation(cut=...) does not go with algorithm={self.algorithm.name!r}.")
-            for name in sorted(set(allocation.cut) - {name for name, _ in self._module.named_modules()}):
-                raise unknown_submodule(self._module, name)
-            cuts = Cuts.of_all(allocation.cut, self._rounds.cuts.last)
+            cuts = allocated_cuts(self._module, self.algorithm, allocation.cut, self._rounds.cuts)
             check_merging(self.server_batching, self.algorithm, self.weighting, cuts)
             self._rounds.allocate(cuts, self._loader.next_round)
         if allocation.batch_size is not None:
             self._loader.allocate([int(size) for size in allocation.batch_size])
-        self.controls.plan(allocation, self._loader.next_round)
+        for planned in (self.controls, self.codec_plan):
+            planned.plan(allocation, self._loader.next_round)
 
     def samples_held(self, client: int) -> int:
         """How many training samples a client holds, once the loader was dealt out."""

@@ -11,6 +11,7 @@ from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.strategy.checks import ServerBatching
 from lightning_sfl.strategy.client_steps import ClientSteps
 from lightning_sfl.strategy.cuts import Cuts
+from lightning_sfl.strategy.encoded_steps import EncodedMergedSteps, EncodedSteps
 from lightning_sfl.strategy.forward_only_steps import ForwardOnlySteps
 from lightning_sfl.strategy.known_splits import KnownSplits
 from lightning_sfl.strategy.loss_scale import LossScale
@@ -40,11 +41,12 @@ def wired(strategy: "SplitFederatedStrategy", trainer: pl.Trainer) -> tuple[Roun
         presence=presence,
         known=KnownSplits(module, strategy.precision_plugin, strategy.server_inputs),
     )
-    make_steps: Callable[..., ClientSteps] = ClientSteps
+    encoded = strategy.codecs.encodes_at_cuts
+    make_steps: Callable[..., ClientSteps] = EncodedSteps if encoded else ClientSteps
     if isinstance(strategy.algorithm, ForwardOnly):
         make_steps = functools.partial(ForwardOnlySteps, algorithm=strategy.algorithm, seed=strategy.seed)
     elif strategy.server_batching is ServerBatching.MERGED:
-        make_steps = MergedSteps
+        make_steps = EncodedMergedSteps if encoded else MergedSteps
     steps = make_steps(
         module,
         optimizer,

@@ -5,6 +5,8 @@ from attack_cases import HandMadeLog, PoisonedLog
 from attacks.activation_inversion import ActivationInversion
 from attacks.observation import Observation, last_observations
 from attacks.threat import AttackerView
+from lightning_sfl.link.codecs import Chain, NearestUniform
+from lightning_sfl.link.link import LocalLink
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.link.message import MessageKind
 
@@ -135,3 +137,26 @@ def test_the_truth_is_never_read():
     found = seen_in(fill(PoisonedLog()))
 
     assert len(found) == 3
+
+
+def test_what_the_server_decodes_is_seen_not_what_was_encoded():
+    """One bit: the least and the largest value of each tensor; what an attacker has is what the server has."""
+    log = MessageLog()
+
+    class OneBit:
+        seed = 0
+
+        def chain(self, kind, client, round):
+            return Chain((NearestUniform(bits=1),) if kind is MessageKind.SMASHED else ())
+
+    link = LocalLink(log, OneBit())
+    place = {"round": 0, "step": 0, "cut": "front"}
+    down, up = {"sender": "fed_server", "receiver": "client/0"}, {"sender": "client/0", "receiver": "server"}
+    link.send(MessageKind.BROADCAST, **down, **place, tensors={"front.weight": torch.ones(2)})
+    smashed = {"0": torch.tensor([[0.0, 0.4, 1.0], [0.6, 0.2, 0.9]]), "1": torch.tensor([[2.0], [3.0]])}
+    received = link.send(MessageKind.SMASHED, **up, **place, tensors=smashed)
+
+    (found,) = seen_in(log)
+    assert [tensor.tolist() for tensor in found.smashed] == [[[0, 0, 1], [1, 0, 1]], [[2], [3]]]
+    assert all(torch.equal(one, other) for one, other in zip(found.smashed, received.values(), strict=True))
+    assert found.records == 2

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_sfl import Allocation, SplitFederatedStrategy
 from lightning_sfl.callbacks import EfficiencyMonitor
+from lightning_sfl.link.codecs import StochasticUniform
 from lightning_sfl.link.message import MessageKind
 from lightning_sfl.world.cost.participation import Participation
 from lightning_sfl.world.world import Ends, World
@@ -22,8 +23,9 @@ UP = (MessageKind.CLIENT_UPDATE, True), (MessageKind.OPTIMIZER_STATE, True)
 class Expects(pl.Callback):
     """Compares, after every step and client by client, the bits that the formula expects with those metered."""
 
-    def __init__(self, monitor: EfficiencyMonitor, *, with_state: bool) -> None:
+    def __init__(self, monitor: EfficiencyMonitor, *, with_state: bool, bits=None) -> None:
         self.monitor = monitor
+        self.bits = bits
         self.with_state = with_state
         self.before: dict[int, dict] = {}
         self.previous_deepest = None
@@ -40,7 +42,8 @@ class Expects(pl.Callback):
 
     def step(self, world: World, strategy, batch, seen):
         clients = np.array(list(batch))
-        load = world.step_load(who(world, strategy, clients, batch.sizes()))
+        bits = None if self.bits is None else np.array(self.bits(batch.round), dtype=np.float64)[clients]
+        load = world.step_load(who(world, strategy, clients, batch.sizes(), bits))
         for place, client in enumerate(clients.tolist()):
             up = sum(bit for (kind, uplink), bit in seen[client].items() if uplink and kind in STEP_UP)
             assert up == load.uplink_bit[place]
@@ -71,12 +74,13 @@ class Expects(pl.Callback):
         assert strategy.link.meter.payload_bit_of(None).total() == self.moved
 
 
-def who(world: World, strategy, clients, sizes) -> Participation:
+def who(world: World, strategy, clients, sizes, bits=None) -> Participation:
     cuts = [strategy.cuts.of(client) for client in clients.tolist()]
     return Participation(
         clients=clients,
         cut=world.profile.index(cuts) if world.rule.uses_cut else np.zeros_like(clients),
         batch_size=np.array([sizes.get(client, 1) for client in clients.tolist()]),
+        bits=bits,
     )
 
 
@@ -94,12 +98,13 @@ def loader(kind: Kind, size: int, batch_size: int) -> DataLoader:
     return DataLoader(plain.dataset, batch_size=batch_size, collate_fn=collate)
 
 
-def run(kind: Kind, make_optimizer=sgd, *, callbacks=(), **options):
+def run(kind: Kind, make_optimizer=sgd, *, callbacks=(), bits=None, precision="32-true", **options):
     monitor = EfficiencyMonitor()
-    expects = Expects(monitor, with_state=options.get("client_optimizer_state", "average") == "average")
+    with_state = options.get("client_optimizer_state", "average") == "average"
+    expects = Expects(monitor, with_state=with_state, bits=bits)
     strategy = SplitFederatedStrategy(**{"num_clients": 4, "server_inputs": kind.server_inputs, **options})
     joined = [monitor, expects, *callbacks]
-    fit(kind.module(make_optimizer), loader(kind, 30, 4), strategy, max_epochs=2, callbacks=joined)
+    fit(kind.module(make_optimizer), loader(kind, 30, 4), strategy, max_epochs=2, callbacks=joined, precision=precision)
     return expects
 
 
@@ -144,6 +149,35 @@ def test_bits_where_cuts_differ_and_move(algorithm):
     assert expects.compared == {"step", "broadcast", "update"}
     assert (expects.moved > 0) == (algorithm == "splitfed_shared")
     assert len(expects.monitor.world.profile.cuts) == 3
+
+
+BITS = [[8, 8, 8, 8], [1, 5, 16, 32], [3, 7, 9, 8]]
+
+
+class Requantises(pl.Callback):
+    """Other bits from the second round on, and from the third."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch.closes_round and batch.round < 2:
+            trainer.strategy.allocate(Allocation(bits=BITS[batch.round + 1]))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    ("kind", "cut"), [(RESNET, "model.1"), (BERT, BERT.cuts[-1]), *U_SHAPES[:1]], ids=lambda v: getattr(v, "name", None)
+)
+def test_bits_of_quantisers_that_differ_by_client_and_change_by_round(kind, cut, precision):
+    expects = run(
+        kind,
+        sgd,
+        cut=cut,
+        aggregate_every=2,
+        codecs=[StochasticUniform(bits=8)],
+        callbacks=[Requantises()],
+        bits=lambda round: BITS[min(round, 2)],
+        precision=precision,
+    )
+    assert expects.compared == {"step", "broadcast", "update"}
 
 
 class Counts(pl.Callback):

@@ -101,6 +101,7 @@ class Case:
     sanity: int = 0
     steps: int = 10
     epochs: int | None = None
+    codecs: Any = ()
 
     @property
     def forward_only(self) -> bool:
@@ -120,6 +121,7 @@ class Case:
             "weighting": self.weighting,
             "server_batching": self.server_batching,
             "seed": self.seed,
+            "codecs": self.codecs,
         }
         return SplitFederatedStrategy(**{**settings, **options})
 

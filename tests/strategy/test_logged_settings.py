@@ -13,6 +13,7 @@ from sfl_models import MLP, Classifier, fit, mlp, quiet_trainer, sgd
 
 from lightning_sfl import SplitFederatedStrategy
 from lightning_sfl.allocation import Allocation
+from lightning_sfl.link.codecs import StochasticUniform
 
 ALL = {
     "split_federated/algorithm": "splitfed_shared",
@@ -27,6 +28,7 @@ ALL = {
     "split_federated/server_batching": "per_client",
     "split_federated/server_inputs": "1",
     "split_federated/nonfinite": "skip",
+    "split_federated/codecs": "smashed: StochasticUniform(bits=8)",
     "split_federated/seed": 7,
 }
 
@@ -92,6 +94,7 @@ def full(**options):
         "client_optimizer_state": "keep",
         "server_inputs": ["1"],
         "nonfinite": "skip",
+        "codecs": {"smashed": [StochasticUniform(bits=8)]},
         "seed": 7,
         **options,
     }

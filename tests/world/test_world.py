@@ -57,10 +57,10 @@ def test_the_ends_of_a_round_depend_on_what_it_is_told():
 
 
 def test_bits_and_controls_reach_the_costs():
-    """Client 0: 2 · 8 · 4 + 144 = 208 bit, client 1: 4 · 8 + 80 = 112 bit, at 1 W and 1 Hz: 64 bit/s."""
+    """Client 0: 2 · 8 · 4 + 64 + 144 = 272 bit, client 1: 4 · 8 + 64 + 80 = 176 bit, at 1 W and 1 Hz: 64 bit/s."""
     controls = Controls(power_watt=numbers(1, 1), clock_hz=numbers(50, 50), bandwidth_hz=numbers(1, 1))
     found = world().round(who(bits=numbers(4, 8), controls=controls))
-    assert found.steps[0].uplink_s.tolist() == [208 / 64, 112 / 64]
+    assert found.steps[0].uplink_s.tolist() == [272 / 64, 176 / 64]
     assert found.steps[0].forward_s.tolist() == [0.4, 0.8]
     assert found.closing.radio_joule.tolist() == found.closing.upload_s.tolist()
 
@@ -183,8 +183,9 @@ def test_any_power_is_accepted_of_a_device_whose_highest_is_not_known():
         ({"batch_size": (1,)}, r"batch_size has the shape \(1,\)"),
         ({"controls": Controls(clock_hz=numbers(1))}, r"clock_hz has the shape \(1,\)"),
         ({"batch_size": (1, 0)}, r"batch_size=0 of client 1 .*at least 1"),
-        ({"bits": numbers(0, 8)}, r"bits=0.0 of client 0 .*above 0 and at most 64"),
-        ({"bits": numbers(8, 65)}, r"bits=65.0 of client 1 "),
+        ({"bits": numbers(0, 8)}, r"bits=0.0 of client 0 .*an integer from 1 to 16, or 32"),
+        ({"bits": numbers(8, 17)}, r"bits=17.0 of client 1 "),
+        ({"bits": numbers(8.5, 8)}, r"bits=8.5 of client 0 "),
     ],
 )
 def test_a_participation_that_cannot_be_is_refused(given, message):

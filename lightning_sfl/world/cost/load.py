@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from lightning_sfl.allocation import UNENCODED_BIT
 from lightning_sfl.world.arrays import FloatArray, IntArray
 from lightning_sfl.world.cost.probes import depth_of, missed_bit, probed
 from lightning_sfl.world.cost.rules import rule_of
@@ -94,7 +95,8 @@ def step_load(
         batch_size: Its samples.
         clients: Who they are.
         algorithm: The algorithm.
-        bits: Bits per element of smashed data and cut gradients where a codec makes them fewer; None: as computed.
+        bits: Bits per element of a uniform quantiser for all that crosses at the cuts, 32 for those without; None:
+            everything as computed.
         probes: P, for zeroth-order clients.
     """
     rule = rule_of(algorithm)
@@ -118,13 +120,12 @@ def step_load(
     server = at(profile.server_forward_flop[cut], batch_size)
     server_backward = at(profile.server_backward_flop[cut], batch_size)
     turns = at(profile.returned_bit[cut], batch_size) > 0
-    uplink = at(profile.smashed_bit[cut], batch_size)
-    downlink = at(profile.cut_gradient_bit[cut], batch_size)
+    crossing = {
+        name: _crossing_bit(profile, name, cut, batch_size, bits)
+        for name in ("smashed", "cut_gradient", "returned", "returned_gradient")
+    }
+    uplink, downlink = crossing["smashed"], crossing["cut_gradient"]
     trains = downlink > 0
-    if bits is not None:
-        # A cut gradient has as many elements as the smashed data it belongs to.
-        uplink = at(profile.smashed_element[cut], batch_size) * bits
-        downlink = np.where(trains, uplink, 0.0)
     if rule.probing is not None and probes is not None:
         asked = probed(rule.probing, probes, trains, depth_of(cut))
         forward, backward = asked.forward * forward, asked.later * forward  # of one pass, both
@@ -139,9 +140,9 @@ def step_load(
         server_flop=server + np.where(turns, 0.0, server_backward),
         uplink_bit=uplink,
         downlink_bit=downlink,
-        turn_down_bit=at(profile.returned_bit[cut], batch_size),
+        turn_down_bit=crossing["returned"],
         turn_flop=at(profile.turn_flop[cut], batch_size),
-        turn_up_bit=at(profile.returned_gradient_bit[cut], batch_size),
+        turn_up_bit=crossing["returned_gradient"],
         return_flop=np.where(turns, server_backward, 0.0),
     )
 
@@ -235,6 +236,24 @@ def whole_of(profile: Profile) -> Profile:
             f"Profile(whole=None) with {len(profile.cuts)} cuts is not accepted: it needs the whole model's."
         )
     return profile
+
+
+def _crossing_bit(
+    profile: Profile, name: str, cut: IntArray, batch_size: IntArray, bits: FloatArray | None
+) -> FloatArray:
+    """What crosses of one kind, (K,): as computed, or through a uniform quantiser per tensor.
+
+    That is, of every tensor of n elements, ⌈n · bits / 8⌉ whole bytes, and the least and the largest value: 2 · 32 bits
+    (2 · 64 where it is computed in double precision).
+    """
+    computed = at(getattr(profile, f"{name}_bit")[cut], batch_size)
+    if bits is None:
+        return computed
+    elements = at(getattr(profile, f"{name}_element")[cut], batch_size[:, None])
+    range_bit = np.where(computed < 64 * elements.sum(axis=1), 2 * 32, 2 * 64)
+    each = 8 * np.ceil(elements * bits[:, None] / 8) + range_bit[:, None]
+    quantised: FloatArray = np.where(elements > 0, each, 0.0).sum(axis=1)
+    return np.where(bits == UNENCODED_BIT, computed, quantised)
 
 
 def _sent_bit(profile: Profile, with_state: bool) -> FloatArray:

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from lightning_sfl.allocation import UNENCODED_BIT
 from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 from lightning_sfl.world.cost.step_cost import AS_BUILT, Controls
 
@@ -16,7 +17,8 @@ class Participation:
         clients: Who takes part; in the order in which they are served where that is one by one.
         cut: Where each cuts, an index into the profile's cuts. It does not matter to an algorithm without a cut.
         batch_size: Samples per step.
-        bits: Bits per element of smashed data and cut gradients; None: as computed.
+        bits: Bits per element of smashed data and cut gradients in a uniform quantiser per tensor, from 1 to 16, or 32
+            for those sent as computed; None: all as computed.
         controls: Transmit power, CPU clock and bandwidth.
     """
 
@@ -41,7 +43,8 @@ class Participation:
             raise ValueError(f"clients={self.clients!r} is not accepted: nobody takes part twice.")
         self.refuse("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         if self.bits is not None:
-            self.refuse("bits", self.bits, (self.bits > 0) & (self.bits <= 64), "above 0 and at most 64")
+            few = (self.bits >= 1) & (self.bits <= 16) & (self.bits % 1 == 0)
+            self.refuse("bits", self.bits, few | (self.bits == UNENCODED_BIT), "an integer from 1 to 16, or 32")
 
     def check_shape(self, name: str, values: IntArray | FloatArray) -> None:
         """Raise a ValueError unless there is one value for each."""

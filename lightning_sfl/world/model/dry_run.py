@@ -22,16 +22,19 @@ class Crossed:
 
     Attributes:
         reached: The operations that had run when the cut module returned.
-        element: Its elements.
+        element: The elements of every tensor.
         bit: Their bits.
-        gradient_bit: The bits of the gradient that comes back; 0 where nothing before the cut is trained.
+        gradient_element: The elements of every tensor of the gradient that comes back; none where nothing before the
+            cut is trained.
+        gradient_bit: Their bits.
         gates: The autograd nodes that the gradient comes back to.
         storages: Where the ledger has it.
     """
 
     reached: int
-    element: int
+    element: tuple[int, ...]
     bit: int
+    gradient_element: tuple[int, ...]
     gradient_bit: int
     gates: tuple[Node, ...]
     storages: frozenset[int]
@@ -43,13 +46,17 @@ class Returned:
 
     Attributes:
         left: The operations that had run when the second cut module returned.
-        bit: The bits that come down.
-        gradient_bit: The bits of their gradient, up.
+        element: The elements of every tensor that comes down.
+        bit: Their bits.
+        gradient_element: The elements of every tensor of their gradient, up.
+        gradient_bit: Their bits.
         gates: The autograd nodes that the gradient goes on to.
     """
 
     left: int
+    element: tuple[int, ...]
     bit: int
+    gradient_element: tuple[int, ...]
     gradient_bit: int
     gates: tuple[Node, ...]
 
@@ -78,7 +85,7 @@ class DryRun:
             loss = loss_of(step())
             self.forward_time = self._ledger.time
             gates = () if loss.grad_fn is None else (loss.grad_fn,)
-            self.crossed[WHOLE] = Crossed(self.forward_time, 0, 0, 0, gates, frozenset())
+            self.crossed[WHOLE] = Crossed(self.forward_time, (), 0, (), 0, gates, frozenset())
             if trains:
                 loss.backward()
         self._all_nodes = _behind(gates)
@@ -181,8 +188,9 @@ class DryRun:
             trained = [tensor for tensor in smashed if tensor.requires_grad]
             self.crossed[cut] = Crossed(
                 reached=self._ledger.time,
-                element=sum(tensor.numel() for tensor in smashed),
+                element=tuple(tensor.numel() for tensor in smashed),
                 bit=sum(map(_bit, smashed)),
+                gradient_element=tuple(tensor.numel() for tensor in trained),
                 gradient_bit=sum(map(_bit, trained)),
                 gates=tuple(tensor.grad_fn for tensor in trained if tensor.grad_fn is not None),
                 storages=frozenset(self._ledger.storages_of(smashed)),
@@ -198,7 +206,9 @@ class DryRun:
             trained = [tensor for tensor in tensors if tensor.requires_grad]
             self.returned[cut] = Returned(
                 left=self._ledger.time,
+                element=tuple(tensor.numel() for tensor in tensors),
                 bit=sum(map(_bit, tensors)),
+                gradient_element=tuple(tensor.numel() for tensor in trained),
                 gradient_bit=sum(map(_bit, trained)),
                 gates=tuple(tensor.grad_fn for tensor in trained if tensor.grad_fn is not None),
             )

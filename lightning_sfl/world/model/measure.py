@@ -161,11 +161,14 @@ class _Assembly:
             client_backward_flop=_lines([backward[cut][0] for cut in held]),
             server_forward_flop=_lines([forward[cut][1] for cut in held]),
             server_backward_flop=_lines([backward[cut][1] for cut in held]),
-            smashed_element=_lines([self._crossed(cut, "element") for cut in held]),
+            smashed_element=_filled([self._elements("crossed", cut, "element") for cut in held]),
             smashed_bit=_lines([self._crossed(cut, "bit") for cut in held]),
             cut_gradient_bit=_lines([self._crossed(cut, "gradient_bit") for cut in held]),
+            cut_gradient_element=_filled([self._elements("crossed", cut, "gradient_element") for cut in held]),
             turn_flop=_lines([self._turn_flop(cut) for cut in held]),
+            returned_element=_filled([self._elements("returned", cut, "element") for cut in held]),
             returned_bit=_lines([self._returned(cut, "bit") for cut in held]),
+            returned_gradient_element=_filled([self._elements("returned", cut, "gradient_element") for cut in held]),
             returned_gradient_bit=_lines([self._returned(cut, "gradient_bit") for cut in held]),
             beside_bit=_lines([self._beside_bit(cut) for cut in held]),
             client_parameters=np.array([sum(p.numel() for p in parameters[cut]) for cut in held], dtype=np.int64),
@@ -202,6 +205,12 @@ class _Assembly:
     def _returned(self, cut: str, what: str) -> FloatArray:
         return self._each(lambda run: getattr(run.returned.get(cut), what, 0))
 
+    def _elements(self, way: str, cut: str, what: str) -> FloatArray:
+        """The elements of every tensor that crosses on the way up or is returned, (T, 2)."""
+        counts = [getattr(getattr(run, way).get(cut), what, ()) for run in self._training]
+        one, other = (np.array(each, dtype=np.float64) for each in counts)
+        return lines_through(one, other, *_SIZES)
+
     def _beside_bit(self, cut: str) -> FloatArray:
         crossing = self._splits[cut].crossing if cut in self._splits else {}
         total: FloatArray = np.sum([8 * self._batch_byte[name] for name in crossing], axis=0) + np.zeros(2)
@@ -228,6 +237,13 @@ class _Assembly:
 def _lines(rows: list[FloatArray]) -> FloatArray:
     """Affine functions, (C, 2), of no cuts as well."""
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
+
+
+def _filled(rows: list[FloatArray]) -> FloatArray:
+    """Affine functions of different numbers of tensors as one array, (C, T, 2); zeros fill up."""
+    most = max((len(lines) for lines in rows), default=0)
+    filled = [np.pad(lines, ((0, most - len(lines)), (0, 0))) for lines in rows]
+    return np.array(filled, dtype=np.float64).reshape(len(rows), most, 2)
 
 
 def _byte(tensor: Tensor) -> int:

@@ -27,12 +27,15 @@ class Profile:
         client_backward_flop: A client's backward pass from there, (C, 2).
         server_forward_flop: The server's forward pass on one client's smashed data, (C, 2).
         server_backward_flop: The server's backward pass, (C, 2).
-        smashed_element: Elements that cross up, (C, 2).
+        smashed_element: Elements of every tensor that crosses up, (C, T, 2); zeros where a cut has fewer tensors.
         smashed_bit: Their bits without a codec, (C, 2).
-        cut_gradient_bit: Bits that come back down, (C, 2); 0 where nothing before the cut is trained.
+        cut_gradient_element: Elements of every tensor that comes back down, (C, T, 2).
+        cut_gradient_bit: Their bits, (C, 2); 0 where nothing before the cut is trained.
         turn_flop: In a U-shape, the client's second part: from the second cut to the loss and back, (C, 2).
-        returned_bit: In a U-shape, what comes down at the second cut, (C, 2).
-        returned_gradient_bit: Its gradient, up, (C, 2).
+        returned_element: In a U-shape, elements of every tensor that comes down at the second cut, (C, T, 2).
+        returned_bit: Their bits, (C, 2).
+        returned_gradient_element: Elements of every tensor of their gradient, up, (C, T, 2).
+        returned_gradient_bit: Their bits, (C, 2).
         beside_bit: Bits of labels, masks and allowed inputs, up, (C, 2).
         client_parameters: Parameters (scalars) that a client holds, (C,).
         client_parameter_byte: Their bytes, (C,).
@@ -55,9 +58,12 @@ class Profile:
     server_backward_flop: FloatArray
     smashed_element: FloatArray
     smashed_bit: FloatArray
+    cut_gradient_element: FloatArray
     cut_gradient_bit: FloatArray
     turn_flop: FloatArray
+    returned_element: FloatArray
     returned_bit: FloatArray
+    returned_gradient_element: FloatArray
     returned_gradient_bit: FloatArray
     beside_bit: FloatArray
     client_parameters: IntArray

@@ -122,16 +122,40 @@ def test_a_zeroth_order_client_that_trains_nothing_probes_nothing():
     assert load.downlink_bit.tolist() == [0, 384 + 480 + 160]
 
 
-def test_a_codec_changes_the_bits_of_smashed_data_and_gradients_alone():
-    """8 elements · 2 samples · 4 bit = 64 and 144 of labels; 4 · 3 · 16 = 192 and 208 of labels."""
+def test_a_quantiser_changes_the_bits_of_smashed_data_and_gradients_alone():
+    """8 elements · 2 samples · 4 bit = 64, 64 for the range, and 144 of labels; 4 · 3 · 16 = 192, 64, and 208."""
     load = step("splitfed_shared", bits=numbers(4, 16))
-    assert load.uplink_bit.tolist() == [64 + 144, 192 + 208]
-    assert load.downlink_bit.tolist() == [64, 192]
+    assert load.uplink_bit.tolist() == [64 + 64 + 144, 192 + 64 + 208]
+    assert load.downlink_bit.tolist() == [64 + 64, 192 + 64]
+
+
+def test_quantised_bits_are_whole_bytes_per_tensor_and_32_are_as_computed():
+    """Two tensors of 3 + 5 and 5 elements per sample, 1 sample: 3 bits are 24 and 15, in bytes 24 and 16; 64 each."""
+    elements = np.tile(np.array([[3.0, 5.0], [0.0, 5.0]]), (3, 1, 1))
+    profile = hand_profile(smashed_element=elements, smashed_bit=lines(*[(96, 320)] * 3))
+    load = step("splitfed_shared", profile, batch_size=(1, 1), bits=numbers(3, 32))
+    assert load.uplink_bit.tolist() == [24 + 16 + 128 + 80, 96 + 320 + 80]
+
+
+def test_ranges_of_double_precision_take_twice_the_bits():
+    """16 elements of 64 bits: 8 bits each and 128."""
+    load = step("splitfed_shared", hand_profile(smashed_bit=lines(*[(0, 512)] * 3)), cut=(0, 0), bits=numbers(8, 8))
+    assert load.uplink_bit[0] == 8 * 16 + 128 + 144
+
+
+def test_in_a_u_shape_what_is_returned_is_quantised_too():
+    """2 elements · 2 samples · 5 bits = 20, which are 3 bytes, and 64; its gradient the same."""
+    elements = np.tile(np.array([[0.0, 2.0]]), (3, 1, 1))
+    given = {f"{name}_element": elements for name in ("returned", "returned_gradient")}
+    given |= {f"{name}_bit": lines(*[(0, 64)] * 3) for name in ("returned", "returned_gradient")}
+    load = step("splitfed_shared", hand_profile(**given), bits=numbers(5, 32))
+    assert load.turn_down_bit.tolist() == load.turn_up_bit.tolist() == [24 + 64, 192]
 
 
 def test_a_codec_makes_no_gradient_cross_where_nothing_before_the_cut_is_trained():
-    frozen = hand_profile(cut_gradient_bit=lines((0, 0), (0, 128), (0, 64)))
-    assert step("splitfed_shared", frozen, bits=numbers(4, 16)).downlink_bit.tolist() == [0, 192]
+    elements = hand_profile().smashed_element * np.array([0, 1, 1])[:, None, None]
+    frozen = hand_profile(cut_gradient_bit=lines((0, 0), (0, 128), (0, 64)), cut_gradient_element=elements)
+    assert step("splitfed_shared", frozen, bits=numbers(4, 16)).downlink_bit.tolist() == [0, 192 + 64]
 
 
 @pytest.mark.parametrize("probes", [None, 0, -1])

@@ -86,7 +86,7 @@ def test_parameters_and_what_crosses(cut, parameters, elements):
     assert found.client_parameters.tolist() == found.update_parameters.tolist() == [parameters]
     assert found.client_parameter_byte.tolist() == [4 * parameters]
     assert found.update_bit.tolist() == [32 * parameters]
-    assert found.smashed_element.tolist() == [[0, elements]]
+    assert found.smashed_element.tolist() == found.cut_gradient_element.tolist() == [[[0, elements]]]
     assert found.smashed_bit.tolist() == found.cut_gradient_bit.tolist() == [[0, 32 * elements]]
     assert found.beside_bit.tolist() == [[0, 64]]
     assert found.batch_byte.tolist() == [0, 16 * 4 + 8]

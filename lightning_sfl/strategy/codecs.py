@@ -1,0 +1,176 @@
+"""What ``codecs`` say: which codecs a client's messages go through, and with how many bits in which round."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_sfl.algorithms.forward_only import ForwardOnly
+from lightning_sfl.algorithms.placement import Algorithm
+from lightning_sfl.allocation import UNENCODED_BIT, Allocation
+from lightning_sfl.link.codecs.chain import Chain
+from lightning_sfl.link.codecs.codec import Codec
+from lightning_sfl.link.message import MessageKind
+
+Codecs = Sequence[Codec] | dict[str, Sequence[Codec]] | dict[int, Sequence[Codec] | dict[str, Sequence[Codec]]]
+"""A chain for all that crosses at the cuts; or chains by kind of message; or either of these by client."""
+
+_AT_CUTS = (
+    MessageKind.SMASHED,
+    MessageKind.CUT_GRADIENT,
+    MessageKind.SERVER_OUTPUT,
+    MessageKind.OUTPUT_GRADIENT,
+)
+_ENCODED = (*_AT_CUTS, MessageKind.CLIENT_UPDATE)
+_Chains = dict[MessageKind, Chain]
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenCodecs:
+    """The argument, checked.
+
+    Attributes:
+        everybody: The chains of clients without chains of their own.
+        by_client: The chains of those that have them.
+    """
+
+    everybody: _Chains
+    by_client: dict[int, _Chains]
+
+    @classmethod
+    def of(cls, codecs: Codecs, num_clients: int, algorithm: Algorithm, *, is_u_shape: bool) -> "GivenCodecs":
+        """What ``codecs`` mean.
+
+        Raises:
+            ValueError: Something is no codec, a chain cannot be one, a kind or client is unknown, or what is to be
+                encoded never crosses.
+        """
+        found = cls._read(codecs, num_clients)
+        found._check(algorithm, is_u_shape=is_u_shape)
+        return found
+
+    @classmethod
+    def _read(cls, codecs: object, num_clients: int) -> "GivenCodecs":
+        clients = [key for key in codecs if type(key) is int] if isinstance(codecs, Mapping) else []
+        if not isinstance(codecs, Mapping) or not clients:
+            return cls(_chains("codecs", codecs), {})
+        if wrong := [key for key in codecs if key not in clients or not 0 <= int(key) < num_clients]:
+            raise ValueError(
+                f"codecs={{{wrong[0]!r}: ...}} is not accepted beside clients: give clients from 0 to"
+                f" {num_clients - 1} alone, each with its codecs."
+            )
+        return cls({}, {client: _chains(f"codecs of client {client}", codecs[client]) for client in sorted(clients)})
+
+    def _check(self, algorithm: Algorithm, *, is_u_shape: bool) -> None:
+        used = {kind for chains in (self.everybody, *self.by_client.values()) for kind in chains}
+        if not algorithm.uses_cut and used & set(_AT_CUTS):
+            raise ValueError(
+                f"codecs={str(self)!r} does not go with algorithm={algorithm.name!r}, which has no cut where smashed"
+                " data or gradients could cross. Accepted is {'client_update': [...]}."
+            )
+        if isinstance(algorithm, ForwardOnly) and MessageKind.CLIENT_UPDATE in used:
+            raise ValueError(
+                f"codecs={str(self)!r} does not go with algorithm={algorithm.name!r}, whose clients send no updates."
+                f" Accepted are {MessageKind.SMASHED.value!r} and {MessageKind.CUT_GRADIENT.value!r}."
+            )
+        turns = {MessageKind.SERVER_OUTPUT, MessageKind.OUTPUT_GRADIENT}
+        if not is_u_shape and used & turns and not used >= set(_AT_CUTS):
+            raise ValueError(
+                f"codecs={str(self)!r} names {min(used & turns).value!r}, which crosses in a U-shape alone: give"
+                " cut=(first, last)."
+            )
+
+    def of_client(self, client: int) -> _Chains:
+        """A client's chains by kind."""
+        return self.by_client.get(client, self.everybody)
+
+    @property
+    def encodes_at_cuts(self) -> bool:
+        """Whether anything that crosses at a cut is encoded."""
+        return any(kind in _AT_CUTS for chains in (self.everybody, *self.by_client.values()) for kind in chains)
+
+    def __str__(self) -> str:
+        """In one line, as in ``smashed: TopK(fraction=0.1); client_update: Sign()``; none: ``none``."""
+        if self.by_client:
+            return " | ".join(f"client {client}: {_text(chains)}" for client, chains in self.by_client.items())
+        return _text(self.everybody)
+
+
+class CodecPlan:
+    """The codecs of a fit: those given, with the bits that clients were given since.
+
+    Args:
+        given: The strategy's codecs.
+        seed: Seeds what codecs draw.
+    """
+
+    def __init__(self, given: GivenCodecs, seed: int) -> None:
+        self.seed = seed
+        self.given = given
+        self._now: list[int] | None = None
+        self._later: list[int] | None = None
+        self._round = 0
+
+    def chain(self, kind: MessageKind, client: int, round: int) -> Chain:
+        """See :class:`~lightning_sfl.link.link.LinkCodecs`."""
+        chain = self.given.of_client(client).get(kind, Chain())
+        bits = self._later if self._later is not None and round >= self._round else self._now
+        if bits is None or kind not in _AT_CUTS or not chain.has_bits:
+            return chain
+        return chain.with_bits(None if bits[client] == UNENCODED_BIT else bits[client])
+
+    def check(self, allocation: Allocation) -> None:
+        """Raise a ValueError if a client is to send in fewer bits and has no uniform quantiser."""
+        for client, bit in enumerate(allocation.bits or ()):
+            chains = self.given.of_client(client)
+            if bit != UNENCODED_BIT and not any(chains[kind].has_bits for kind in _AT_CUTS if kind in chains):
+                raise ValueError(
+                    f"Allocation(bits=...) gives client {client} {bit} bits, and there is no uniform quantiser in its"
+                    f" codecs ({_text(chains)}) whose bits these could be. Give the strategy"
+                    f" codecs=[StochasticUniform(bits={bit})], or client {client} {UNENCODED_BIT} bits, which is as it"
+                    " is."
+                )
+
+    def plan(self, allocation: Allocation, round: int) -> None:
+        """Give clients bits from a round on that has not begun, if the allocation says which."""
+        if allocation.bits is None:
+            return
+        if self._later is not None and round > self._round:
+            self._now = self._later
+        self._later, self._round = [int(bit) for bit in allocation.bits], round
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain Python, for checkpoints."""
+        return {"now": self._now, "later": self._later, "round": self._round}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self._now, self._later, self._round = state["now"], state["later"], state["round"]
+
+
+def _chains(whose: str, codecs: object) -> _Chains:
+    """Chains by kind, those that do nothing left out."""
+    given = codecs if isinstance(codecs, Mapping) else dict.fromkeys(_AT_CUTS, codecs)
+    chains: _Chains = {}
+    for kind, sequence in given.items():
+        if kind not in _ENCODED:
+            accepted = ", ".join(repr(each.value) for each in _ENCODED)
+            raise ValueError(
+                f"{whose}: {kind!r} is not accepted; give a sequence of codecs, or sequences for {accepted}. Labels,"
+                " masks, inputs, seeds, scalars, broadcasts and optimizer state are sent as they are."
+            )
+        chain = Chain.of(sequence)
+        if chain.feeds_back and kind != MessageKind.CLIENT_UPDATE:
+            raise ValueError(
+                f"{whose}: error_feedback=True is for {MessageKind.CLIENT_UPDATE.value!r} alone. What was left out of"
+                f" {MessageKind(kind).value!r} belongs to records that the next one does not hold."
+            )
+        if chain.codecs:
+            chains[MessageKind(kind)] = chain
+    return chains
+
+
+def _text(chains: _Chains) -> str:
+    kinds = [kind for kind in _ENCODED if kind in chains]
+    if kinds == list(_AT_CUTS) and len({chains[kind] for kind in kinds}) == 1:
+        return str(chains[MessageKind.SMASHED])
+    return "; ".join(f"{kind.value}: {chains[kind]}" for kind in kinds) or "none"
