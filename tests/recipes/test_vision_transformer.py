@@ -9,7 +9,6 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning_sfl.link.codecs import StochasticUniform
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10
@@ -18,6 +17,7 @@ from torchvision.models import ViT_B_32_Weights
 import recipes
 from lightning_sfl import SplitFederatedStrategy
 from lightning_sfl.cut.find import search
+from lightning_sfl.link.codecs import StochasticUniform
 from lightning_sfl.link.message import MessageKind
 from recipes.cnn.cifar10 import Cifar10
 from recipes.cnn.digits import Digits
