@@ -139,6 +139,7 @@ class ForwardOnlySteps(ClientSteps):
             names=names,
             others=tuple(others),
             fixed=self._fixed,
+            precision=self._precision,
             carrier=self._carrier(batches, client, split, weight),
             batch=batches[client],
             forward=forward,
