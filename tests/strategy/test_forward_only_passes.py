@@ -238,6 +238,13 @@ def test_the_auxiliary_heads_loss_trains_client_and_head():
     assert torch.equal(run.weights["9.weight"], first.weights["9.weight"])
 
 
+def test_a_norm_in_the_auxiliary_head_goes_by_its_running_statistics():
+    module = Headed()
+    module.auxiliary_head = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3)).double()
+    train(algorithm="heron_sfl", module=module, steps=2)
+    assert int(module.auxiliary_head[0].num_batches_tracked) == 0
+
+
 def test_the_auxiliary_heads_loss_is_computed_in_the_trainers_precision():
     """In bfloat16 smashed data meet a head in single precision."""
     strategy = SplitFederatedStrategy(cut="model.2", num_clients=3, algorithm=HERONSFL(mu=1e-2), partition=PARTS)
