@@ -100,7 +100,7 @@ class ForwardOnlySteps(ClientSteps):
             return None, 1.0
         shares = {client: weights[client] for client in outputs}
         slopes = self._slopes_at_server(directions, largest)
-        if scalars:
+        if scalars or any(any(row) for row in slopes):  # before a far cut there may be the server's slopes alone
             means = self._means(scalars, shares, slopes)
             self._tell(batches, seeds, means)
             self._estimate(directions, means)
@@ -139,6 +139,7 @@ class ForwardOnlySteps(ClientSteps):
             names=names,
             others=tuple(others),
             fixed=self._fixed,
+            precision=self._precision,
             carrier=self._carrier(batches, client, split, weight),
             batch=batches[client],
             forward=forward,
@@ -233,7 +234,7 @@ class ForwardOnlySteps(ClientSteps):
             row = torch.tensor(at_server, dtype=torch.float64) * self._algorithm.mu
             for client in holders:
                 row += shares[client] * scalars[client].double().cpu()
-            rows.append(row / total)
+            rows.append(row / total if total else row)  # nobody: nothing is trained there
         return torch.stack(rows).float()
 
     def _tell(self, batches: ClientBatches, seeds: Tensor, means: Tensor) -> None:
@@ -245,7 +246,9 @@ class ForwardOnlySteps(ClientSteps):
                 payload = {"scalars": means[: self._depth(client)]}
                 self._send(batches, client, MessageKind.SCALARS, payload, uplink=False)
                 told.append(client)
-        self._history.append(seeds, means, told)
+        trained = [depth for depth, (_, names) in enumerate(self._tiers, start=1) if names]
+        if trained:
+            self._history.append(seeds, means, trained[0], told)
 
     def _estimate(self, directions: Directions, means: Tensor) -> None:
         """Make everybody's gradients of what they were told."""
@@ -284,10 +287,8 @@ class ForwardOnlySteps(ClientSteps):
             states = {name: state for name, own in parameters.items() if (state := self._optimizer.state.get(own))}
             if states:
                 self._send(batches, client, MessageKind.OPTIMIZER_STATE, pack_states(states), uplink=False)
-        elif self._rounds.federation.placements.of(client).alike.parameters:
-            missed = self._history.missed(client, self._depth(client))
-            if missed:
-                self._send(batches, client, MessageKind.MISSED_PAIRS, missed, uplink=False)
+        elif missed := self._history.missed(client, self._depth(client)):  # also of layers that are frozen by now
+            self._send(batches, client, MessageKind.MISSED_PAIRS, missed, uplink=False)
         self._history.told(client)
 
     def _send(

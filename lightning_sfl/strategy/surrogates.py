@@ -6,11 +6,12 @@ A scalar is half a loss's, or a surrogate's, difference over a move of twice μ,
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from lightning_sfl.algorithms.forward_only import ForwardOnly, Surrogate
@@ -35,6 +36,7 @@ class Turn:
         names: The trainable parameters that the client holds.
         others: All other trainable parameters.
         fixed: Buffers that stay as they are.
+        precision: The trainer's, in whose context a loss of the client's own is computed.
         carrier: Carries what crosses.
         batch: The client's batch.
         forward: Runs the training step on it.
@@ -48,6 +50,7 @@ class Turn:
     names: tuple[str, ...]
     others: tuple[str, ...]
     fixed: tuple[str, ...]
+    precision: Precision
     carrier: LinkCarrier
     batch: object
     forward: Callable[[], Any]
@@ -61,7 +64,7 @@ class Turn:
             What the training step returned, None if it is not to be trained on; and the client's scalars (P,), None if
             it has none, since nothing came back or it has nothing to train.
         """
-        with without_graph_of(self.module, self.names), fixed_buffers(self.module, self.fixed):
+        with without_graph_of(self.module, self.names):
             return self._anchored() if self.algorithm.server_backpropagates else self._moved_together()
 
     def _anchored(self) -> tuple[Any, list[float] | None]:
@@ -70,11 +73,12 @@ class Turn:
         returns_gradient = surrogate is Surrogate.CUT_GRADIENT
         line = self.carrier if returns_gradient else dataclasses.replace(self.carrier, loses_gradient=True)
         anchor = Anchor()
-        with anchor.at(self.module, line.split) if self.names else nullcontext():  # no gradient for frozen weights
-            output = pass_through(self.module, line, self.batch, self.forward)
-        if not self.trains_on(output):
-            return None, None
-        self.backward(output)
+        with self._fixed_buffers():
+            with anchor.at(self.module, line.split) if self.names else nullcontext():  # no gradient for frozen weights
+                output = pass_through(self.module, line, self.batch, self.forward)
+            if not self.trains_on(output):
+                return None, None
+            self.backward(output)
         if not self.names or self.carrier.loses_gradient:
             return output, None
         after = RandomState.capture()
@@ -152,7 +156,7 @@ class Turn:
 
     def _passed(self) -> Any:
         hook = PassHook(self.module, self.carrier.split.cut, self.carrier.split.smashed)
-        with hook.forward(self.carrier):
+        with hook.forward(self.carrier), self._fixed_buffers():
             output = self.forward()
         if output is not None:
             hook.check_visits()
@@ -164,13 +168,17 @@ class Turn:
 
     def _halted(self, before: RandomState) -> tuple[Tensor, ...]:
         before.restore()  # the same dropout masks as with the weights as they are
-        with silent(self.module):
+        with silent(self.module), self._fixed_buffers():
             return halt(self.module, self.carrier.split, self.forward).smashed
 
     def _local_loss(self, smashed: tuple[Tensor, ...]) -> float:
         auxiliary_loss = cast(Callable[..., Tensor], self.module.auxiliary_loss)
-        with torch.no_grad():
+        with torch.no_grad(), self._fixed_buffers(), self.precision.train_step_context():
             return float(auxiliary_loss(self.batch, *smashed))
+
+    def _fixed_buffers(self) -> AbstractContextManager[None]:
+        """Entered anew for every pass: all of them are to begin with the same buffers."""
+        return fixed_buffers(self.module, self.fixed)
 
 
 def _number(output: object) -> float:

@@ -17,20 +17,24 @@ class PairHistory:
     def __init__(self) -> None:
         self._seeds: list[Tensor] = []
         self._scalars: list[Tensor] = []
+        self._least_depths: list[int] = []
         self._has: dict[int, int] = {}
         self._lacks: dict[int, tuple[str, ...]] = {}
 
-    def append(self, seeds: Tensor, scalars: Tensor, receivers: Iterable[int]) -> None:
+    def append(self, seeds: Tensor, scalars: Tensor, least_depth: int, receivers: Iterable[int]) -> None:
         """Note a step.
 
         Args:
             seeds: The directions' seeds, (P,).
             scalars: The clients' weighted mean along every direction, (T, P) for T different cuts; see
                 :class:`~lightning_sfl.strategy.forward_only_steps.ForwardOnlySteps`.
+            least_depth: How many of the different cuts, at least, are not behind that of a client which was moved:
+                before the others there was nothing to train.
             receivers: The clients that were told, which had all pairs before.
         """
         self._seeds.append(seeds.cpu())
         self._scalars.append(scalars.cpu())
+        self._least_depths.append(least_depth)
         for client in receivers:
             self._has[client] = len(self._seeds)
 
@@ -42,10 +46,11 @@ class PairHistory:
             depth: How many of the different cuts are not behind its own.
         """
         since = self._has.get(client, 0)
-        if since == len(self._seeds):
+        steps = [step for step in range(since, len(self._seeds)) if self._least_depths[step] <= depth]
+        if not steps:
             return {}
-        scalars = [rows[:depth] for rows in self._scalars[since:]]
-        return {"seeds": torch.stack(self._seeds[since:]), "scalars": torch.stack(scalars)}
+        seeds, scalars = zip(*((self._seeds[step], self._scalars[step][:depth]) for step in steps), strict=True)
+        return {"seeds": torch.stack(seeds), "scalars": torch.stack(scalars)}
 
     def lacks(self, client: int) -> tuple[str, ...]:
         """Names of what a client holds of the model only since cuts moved, or did not hold in time when they did."""
@@ -66,13 +71,14 @@ class PairHistory:
             held = set(before(client)) - set(self.lacks(client)) if up_to_date else set()
             if missing := tuple(name for name in now(client) if name not in held):
                 lacks[client] = missing
-        self._seeds, self._scalars, self._has, self._lacks = [], [], {}, lacks
+        self._seeds, self._scalars, self._least_depths, self._has, self._lacks = [], [], [], {}, lacks
 
     def state_dict(self) -> dict[str, Any]:
         """As tensors and plain Python, for checkpoints."""
         return {
             "seeds": torch.stack(self._seeds) if self._seeds else None,
             "scalars": torch.stack(self._scalars) if self._scalars else None,
+            "least_depths": self._least_depths,
             "has": self._has,
             "lacks": self._lacks,
         }
@@ -81,5 +87,6 @@ class PairHistory:
         """Go on from what :meth:`state_dict` gave."""
         self._seeds = [] if state["seeds"] is None else list(state["seeds"].cpu())
         self._scalars = [] if state["scalars"] is None else list(state["scalars"].cpu())
+        self._least_depths = list(state["least_depths"])
         self._has = dict(state["has"])
         self._lacks = {client: tuple(names) for client, names in state["lacks"].items()}

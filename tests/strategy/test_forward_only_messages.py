@@ -1,5 +1,6 @@
 """What crosses between server and clients that run forward only, and that it is all a client needs to keep up."""
 
+import itertools
 from collections import Counter
 
 import lightning.pytorch as pl
@@ -162,6 +163,78 @@ def test_frozen_clients_have_nothing_to_probe():
     assert {message.kind for message in run.log.messages()} == {MessageKind.LABEL, MessageKind.SMASHED}
     assert torch.equal(run.weights["0.weight"], network()[0].weight)
     assert not torch.equal(run.weights["9.weight"], network()[9].weight)
+
+
+class Freezes(pl.Callback):
+    """Freezes or unfreezes layers before the cut at the start of a step."""
+
+    def __init__(self, step: int, *, trains: bool) -> None:
+        self.step, self.trains = step, trains
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch.step == self.step:
+            pl_module.model[:2].requires_grad_(self.trains)
+
+
+@pytest.mark.parametrize("trains", [False, True], ids=["frozen", "unfrozen"])
+@pytest.mark.parametrize("algorithm", [HOSFL, ZOSFL])
+def test_who_was_away_is_sent_the_pairs_of_the_steps_in_which_its_layers_were_trained(algorithm, trains):
+    """One of three clients in every round; the layers are trained before the sixth step, or from then on."""
+    module = Classifier(network(), descent, schedule=False)
+    module.model[:2].requires_grad_(not trains)
+    run = train(
+        algorithm=algorithm(probes=4),
+        module=module,
+        steps=16,
+        aggregate_every=1,
+        clients_per_round=1,
+        callbacks=[Freezes(5, trains=trains)],
+    )
+    last = dict.fromkeys(range(3), 0)
+    behind = []
+    for step, indices in enumerate(run.asks.steps):
+        (client,) = indices
+        missed = sum((each >= 5) is trains for each in range(last[client], step))
+        sent = [m for m in run.log.messages(kinds=[MessageKind.MISSED_PAIRS], client=client) if m.step == step]
+        assert sum(message.payload_bit for message in sent) == missed * 4 * (64 + 32)
+        behind.append(missed > 0 and step >= 5)
+        last[client] = step + 1
+    assert any(behind)
+
+
+def test_layers_before_a_far_cut_are_trained_by_those_who_cut_nearer_too():
+    """Client 0 has nothing to train and no scalars; of what it sends, the server has slopes for the others' layers."""
+    module = Classifier(network(), descent, schedule=False)
+    module.model[0].requires_grad_(False)
+    watches = Watches()
+    cuts = {0: "model.0", 1: "model.2", 2: "model.2"}
+    run = train(
+        cuts, algorithm="ho_sfl", module=module, steps=6, aggregate_every=1, attendance=Only(0), callbacks=[watches]
+    )
+    weights = [network()[1].weight, *(each["model.1.weight"] for each in watches.weights)]
+    assert not any(torch.equal(one, other) for one, other in itertools.pairwise(weights))
+    assert not list(run.log.messages(kinds=[MessageKind.SCALARS]))
+
+
+def test_means_do_not_depend_on_how_many_batches_are_accumulated():
+    """The server's share in those of a far cut is of the client's own mean loss, as a client's is."""
+    means = []
+    for accumulates in (1, 2):
+        options = {"accumulate_grad_batches": accumulates}
+        run = train(MIXED, algorithm="ho_sfl", steps=1, trainer_options=options)
+        told = run.log.messages(kinds=[MessageKind.SCALARS], client=2)
+        means.append(next(message.tensors["scalars"] for message in told if not message.is_uplink))
+    assert torch.equal(*means)
+
+
+class Only:
+    """Loses everybody else."""
+
+    def __init__(self, client: int) -> None:
+        self.client = client
+
+    def is_lost(self, *, client: int, stage: str, round: int, step: int) -> bool:
+        return client != self.client
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,31 @@ def test_random_draws_are_the_same_in_all_passes_and_as_many_as_in_one(algorithm
     assert max(float(each.abs().max()) for each in scalars) / 1e-6 < 50
 
 
+class Counts(nn.Module):
+    """Goes by how often it has run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 8)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        hidden = self.linear(x) * (1 + 0.1 * self.count)
+        self.count += 1
+        return hidden
+
+
+@ALL
+def test_all_passes_begin_with_the_same_buffers(algorithm):
+    """A pass that went by what the one before has written would make scalars of its size, not of μ = 1e-6's."""
+    torch.manual_seed(0)
+    module = Classifier(nn.Sequential(Counts(), nn.Tanh(), nn.Linear(8, 3)).double(), descent, schedule=False)
+    run = train("model.1", algorithm=algorithm(probes=3, mu=1e-6), module=module, steps=2)
+    scalars = [m.tensors["scalars"] for m in run.log.messages(kinds=[MessageKind.SCALARS])]
+    assert max(float(each.abs().max()) for each in scalars) / 1e-6 < 50
+    assert float(run.weights["0.count"]) == 0
+
+
 @ALL
 def test_no_graph_is_recorded_of_a_clients_half(algorithm):
     seen = []
@@ -211,6 +236,24 @@ def test_the_auxiliary_heads_loss_trains_client_and_head():
     assert abs(along - 1) < 5 * math.sqrt(2 / 500)
     first = train(module=Headed(), steps=1, parts=[[*range(18)]], batch_size=18)
     assert torch.equal(run.weights["9.weight"], first.weights["9.weight"])
+
+
+def test_a_norm_in_the_auxiliary_head_goes_by_its_running_statistics():
+    module = Headed()
+    module.auxiliary_head = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3)).double()
+    train(algorithm="heron_sfl", module=module, steps=2)
+    assert int(module.auxiliary_head[0].num_batches_tracked) == 0
+
+
+def test_the_auxiliary_heads_loss_is_computed_in_the_trainers_precision():
+    """In bfloat16 smashed data meet a head in single precision."""
+    strategy = SplitFederatedStrategy(cut="model.2", num_clients=3, algorithm=HERONSFL(mu=1e-2), partition=PARTS)
+    x, y = data()
+    module = Headed().float()
+    before = module.auxiliary_head.weight.detach().clone()
+    trainer = quiet_trainer(strategy=strategy, precision="bf16-mixed", max_steps=2)
+    trainer.fit(module, DataLoader(TensorDataset(x.float(), y), batch_size=4))
+    assert not torch.equal(module.auxiliary_head.weight, before)
 
 
 def test_a_module_without_the_head_is_refused():
