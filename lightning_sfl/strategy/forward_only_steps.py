@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -53,6 +54,8 @@ class ForwardOnlySteps(ClientSteps):
         self._algorithm = algorithm
         self._seed = seed
         self._history = PairHistory()
+        self._has_warned = False
+        self._trained: set[str] = set()
         self._cuts_then: Cuts | None = None
         self._held_then: Mapping[str | None, tuple[str, ...]] = {}
 
@@ -102,6 +105,7 @@ class ForwardOnlySteps(ClientSteps):
         slopes = self._slopes_at_server(directions, largest)
         if scalars or any(any(row) for row in slopes):  # before a far cut there may be the server's slopes alone
             means = self._means(scalars, shares, slopes)
+            self._warn_of_zeros(means)
             self._tell(batches, seeds, means)
             self._estimate(directions, means)
         present = sum(shares.values())
@@ -237,6 +241,15 @@ class ForwardOnlySteps(ClientSteps):
             rows.append(row / total if total else row)  # nobody: nothing is trained there
         return torch.stack(rows).float()
 
+    def _warn_of_zeros(self, means: Tensor) -> None:
+        """Warn once of moves that change nothing: clients would not be trained."""
+        if not self._has_warned and not bool(means.any()):
+            self._has_warned = True
+            rank_zero_warn(
+                f"All scalars of a step are 0: moving the clients' weights by mu={self._algorithm.mu:g} changes nothing"
+                " that reaches the loss. Give a larger mu if that goes on."
+            )
+
     def _tell(self, batches: ClientBatches, seeds: Tensor, means: Tensor) -> None:
         """Send the means to everybody who is there."""
         assert self._rounds.federation is not None
@@ -249,12 +262,15 @@ class ForwardOnlySteps(ClientSteps):
         trained = [depth for depth, (_, names) in enumerate(self._tiers, start=1) if names]
         if trained:
             self._history.append(seeds, means, trained[0], told)
+            self._history.forget_known(self._rounds.cuts.num_clients)
 
     def _estimate(self, directions: Directions, means: Tensor) -> None:
         """Make everybody's gradients of what they were told."""
         assert self._rounds.federation is not None
         factor, mu = self.loss_scale.factor, self._algorithm.mu
         for (_, names), row in zip(self._tiers, means.tolist(), strict=True):
+            if not any(row):
+                continue  # nothing was learnt of these layers, which stay as they are
             slopes = [value / mu for value in row]
             estimated = {name: directions.estimate(name, slopes) for name in names}
             self._rounds.federation.alike.add_gradients(_times(estimated, factor))
@@ -269,13 +285,19 @@ class ForwardOnlySteps(ClientSteps):
         """When cuts have moved, note who is to be sent what."""
         assert self._rounds.federation is not None
         placements, cuts = self._rounds.federation.placements, self._rounds.cuts
+        self._trained |= {name for name, own in self._module.named_parameters() if own.requires_grad}
+        held_now: dict[str | None, tuple[str, ...]] = {}
+        for cut, placement in placements.by_cut.items():
+            once = self._trained.intersection(
+                placements.before_cut[cut]
+            )  # frozen by now, perhaps, and no longer as given
+            held_now[cut] = tuple(sorted({*placement.alike.names, *once}))
         if self._cuts_then is not None and cuts != self._cuts_then:
             then, held = self._cuts_then, self._held_then
             self._history.move(
-                cuts.num_clients, lambda client: held[then.of(client)], lambda client: placements.of(client).alike.names
+                cuts.num_clients, lambda client: held[then.of(client)], lambda client: held_now[cuts.of(client)]
             )
-        self._cuts_then = cuts
-        self._held_then = {cut: placement.alike.names for cut, placement in placements.by_cut.items()}
+        self._cuts_then, self._held_then = cuts, held_now
 
     def _catch_up(self, batches: ClientBatches, client: int) -> None:
         """Send a client what it has missed."""
@@ -309,14 +331,19 @@ class ForwardOnlySteps(ClientSteps):
     def state_dict(self) -> dict[str, Any]:
         """What clients were told, for checkpoints."""
         cuts = None if self._cuts_then is None else dataclasses.asdict(self._cuts_then)
-        return {"history": self._history.state_dict(), "cuts": cuts, "held": dict(self._held_then)}
+        return {
+            "history": self._history.state_dict(),
+            "cuts": cuts,
+            "held": dict(self._held_then),
+            "trained": sorted(self._trained),
+        }
 
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
         self._history.load_state_dict(state["history"])
         self._cuts_then = None if state["cuts"] is None else Cuts(**state["cuts"])
-        self._held_then = state["held"]
+        self._held_then, self._trained = state["held"], set(state["trained"])
 
 
 def _times(tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:

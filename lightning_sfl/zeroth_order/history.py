@@ -38,6 +38,15 @@ class PairHistory:
         for client in receivers:
             self._has[client] = len(self._seeds)
 
+    def forget_known(self, num_clients: int) -> None:
+        """Let go of the pairs that all of so many registered clients have."""
+        if len(self._has) < num_clients:
+            return
+        known = min(self._has.values())
+        for kept in (self._seeds, self._scalars, self._least_depths):
+            del kept[:known]
+        self._has = {client: count - known for client, count in self._has.items()}
+
     def missed(self, client: int, depth: int) -> dict[str, Tensor]:
         """The pairs that a client has not been told: seeds (S, P) and scalars (S, depth, P); nothing if there are none.
 

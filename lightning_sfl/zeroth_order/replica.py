@@ -12,6 +12,8 @@ from lightning_sfl.zeroth_order.directions import Directions, Distribution
 class ClientReplica:
     """What a client does with what it is told, in a step that it takes part in or has missed.
 
+    Every pair is a step of its optimizer: gradients are not accumulated.
+
     Of the very start and the very pairs it makes the very weights that all others have, bit for bit: the same random
     numbers, in the same order, through the same optimizer.
 
@@ -54,7 +56,7 @@ class ClientReplica:
             raise ValueError(f"scalars={scalars.tolist()} are not all numbers.")
         directions = Directions(self._module, seeds, self._distribution)
         for names, row in zip(self._parameters, scalars.tolist(), strict=True):
-            for name in names:
+            for name in names if any(row) else ():  # of zeros alone nothing was learnt
                 self._module.get_parameter(name).grad = directions.estimate(name, [v / self._mu for v in row])
         self._optimizer.step()
         self._optimizer.zero_grad()

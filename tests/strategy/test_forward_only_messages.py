@@ -255,6 +255,29 @@ def test_clients_that_come_to_hold_more_are_sent_it(before, after, sent):
     assert all(message.sender == "server" for message in moved)
 
 
+def test_layers_that_the_server_has_trained_and_frozen_are_sent_too():
+    """The second layer is the server's for two steps, is frozen then, and comes to lie before the cut."""
+
+    class Freezes(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 2:
+                pl_module.model[3].requires_grad_(False)
+                trainer.strategy.allocate(Allocation(cut=["model.3"] * 3))
+
+    run = train("model.0", algorithm="ho_sfl", callbacks=[Freezes()], optimizer=descent, steps=4, aggregate_every=1)
+    moved = list(run.log.messages(kinds=[MessageKind.MOVED_LAYERS]))
+    assert len(moved) == 3
+    assert all("model.3.weight" in message.tensors for message in moved)
+
+
+def test_pairs_that_everybody_has_are_not_kept():
+    """All three clients in every step, and one of three: what all have is let go of."""
+    for per_round, least, most in ((3, 0, 0), (1, 1, 19)):
+        run = train(algorithm="ho_sfl", steps=20, aggregate_every=1, clients_per_round=per_round)
+        kept = run.trainer.strategy._steps.state_dict()["history"]["seeds"]
+        assert least <= (0 if kept is None else len(kept)) <= most
+
+
 def test_clients_that_are_behind_when_cuts_move_are_sent_their_weights():
     """One of three clients in every round: at the move after four steps only the last one is up to date."""
     watches = Watches()

@@ -196,6 +196,50 @@ def test_scalars_that_are_no_numbers(nonfinite):
     assert all(bool(message.tensors["scalars"].isfinite().all()) for message in scalars)
 
 
+@pytest.mark.parametrize("algorithm", [HOSFL, HOSL])
+def test_a_client_whose_loss_is_no_number_leaves_no_statistics(algorithm):
+    """Client 2 alone has batches of 2, and the server's norm sees them before the loss turns out to be none."""
+
+    class Sees(Classifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * (math.nan if len(batch[0]) == 2 else 1)
+
+    module, parts = Sees(network(), descent, schedule=False), [PARTS[0], PARTS[1], [12, 13]]
+    run = train(algorithm=algorithm(probes=1), module=module, parts=parts, nonfinite="skip", steps=1)
+    assert int(run.weights["4.num_batches_tracked"]) == 2
+
+
+def test_who_is_lost_after_its_forward_pass_leaves_no_statistics_and_no_graph():
+    seen = []
+
+    class Looks(Classifier):
+        def training_step(self, batch, batch_idx):
+            if self is module:
+                seen.append(self.model[:2](batch[0]).requires_grad)
+            return super().training_step(batch, batch_idx)
+
+    module = Looks(network(), descent, schedule=False)
+    lost = {(client, "after_forward", 0) for client in range(3)}
+    run = train(algorithm="ho_sfl", module=module, attendance=Loses(lost), steps=1)
+    assert seen == [False] * 3
+    assert same(run.weights, network().state_dict())
+
+
+def test_of_who_gets_no_answer_the_server_computes_no_more_losses():
+    """HOSL's client 1 is lost after its smashed data: they have crossed once, and not for every move."""
+    lost = {(1, "before_gradient", 0)}
+    run = train(algorithm=HOSL(probes=2), attendance=Loses(lost), steps=1)
+    sent = [message.client for message in run.log.messages(kinds=[MessageKind.SMASHED])]
+    assert [sent.count(client) for client in range(3)] == [5, 1, 5]
+
+
+def test_moves_that_change_nothing_are_warned_of():
+    with pytest.warns(UserWarning, match="moving the clients' weights by mu=1e-40 changes nothing"):
+        run = train(algorithm=HOSFL(mu=1e-40), steps=2, optimizer=momentum)
+    start = network().state_dict()
+    assert torch.equal(run.weights["0.weight"], start["0.weight"])
+
+
 def test_when_no_scalar_arrives_clients_stay_as_they_are():
     lost = {(client, "before_upload", 0) for client in range(3)}
     run = train(algorithm="ho_sfl", steps=1, attendance=Loses(lost), optimizer=momentum)
