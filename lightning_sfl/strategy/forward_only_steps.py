@@ -288,9 +288,7 @@ class ForwardOnlySteps(ClientSteps):
         self._trained |= {name for name, own in self._module.named_parameters() if own.requires_grad}
         held_now: dict[str | None, tuple[str, ...]] = {}
         for cut, placement in placements.by_cut.items():
-            once = self._trained.intersection(
-                placements.before_cut[cut]
-            )  # frozen by now, perhaps, and no longer as given
+            once = self._trained.intersection(placements.before_cut[cut])  # and frozen by now, perhaps
             held_now[cut] = tuple(sorted({*placement.alike.names, *once}))
         if self._cuts_then is not None and cuts != self._cuts_then:
             then, held = self._cuts_then, self._held_then
