@@ -218,7 +218,7 @@ def test_layers_that_servers_exchange_take_the_line_between_them():
         present=np.ones(3, dtype=bool), closes_round=False, controls=Controls(),
         crossed=Crossed(
             step_up=nothing, step_down=nothing, turn_up=nothing, turn_down=nothing, round_up=nothing,
-            round_down=np.full(3, 800.0), handed_over=1e4
+            round_down=np.full(3, 800.0), scalars_up=nothing, handed_over=1e4
         ),
     )  # fmt: skip
     costed = cost_step(world, happened, Clock())

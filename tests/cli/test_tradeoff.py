@@ -138,6 +138,7 @@ def test_every_cut_was_trained_on_the_same_records_in_the_same_order(folder):
     assert stem == block2
 
 
+@pytest.mark.slow
 def test_the_order_is_the_same_in_later_epochs_where_the_model_draws_random_numbers(tmp_path, capsys):
     """With dropout between the two cuts, one is before its draws and the other behind them. Each client holds 500
     records, 4 batches of 128; in the second epoch it starts over, in an order drawn then."""

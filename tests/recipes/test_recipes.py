@@ -82,6 +82,7 @@ def test_model_and_data_of_the_recipe_explain_themselves(recipe):
         assert getattr(importlib.import_module(module), name).__doc__
 
 
+@pytest.mark.slow
 def test_the_language_model_trains_in_a_u_shape(tmp_path):
     """The recipe itself, cut down to 6 steps; a fresh process, as a user would run it.
 

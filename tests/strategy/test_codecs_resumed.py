@@ -49,9 +49,9 @@ class Allocates(pl.Callback):
         self.left_out = trainer.strategy.link.memory.state_dict()
 
 
-@pytest.mark.parametrize("stop", range(1, 8))
+@pytest.mark.parametrize("stop", [1, 3, 4, 7])
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_stopped_at_any_step_ends_as_one_that_was_not(name, stop, tmp_path):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(name, stop, tmp_path):
     case = CASES[name]
     allocates = [Allocates(name != "fedavg") for _ in range(3)]
     whole = case.train(callbacks=(allocates[0],), max_steps=8)
@@ -62,6 +62,7 @@ def test_a_run_stopped_at_any_step_ends_as_one_that_was_not(name, stop, tmp_path
     assert bool(allocates[0].left_out) == (name != "u_shape")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_newest_whole_checkpoint(tmp_path):
     """By SIGKILL, half way through saving the checkpoint of step 6, in mid-round."""
     case = CASES["shared"]
