@@ -70,6 +70,7 @@ def test_a_log_alone_says_nothing_of_training(base, recipe, tmp_path, capsys):
     assert row["uplink_byte_per_round"] is None
 
 
+@pytest.mark.slow
 def test_costs_are_the_same_whether_a_run_or_its_log_is_reported(base, recipe, tmp_path, capsys):
     reported = report_in(base / "tradeoff")["cuts"][1]
 
@@ -81,6 +82,7 @@ def test_costs_are_the_same_whether_a_run_or_its_log_is_reported(base, recipe, t
     assert {name: row[name] for name in costs} == {name: reported[name] for name in costs}
 
 
+@pytest.mark.slow
 def test_a_recipe_that_keeps_a_log_can_audit_it(tmp_path, here, capsys):
     """`fit` with a message log on disk, then `audit` with the very recipe."""
     log = {"class_path": "lightning_sfl.link.log.MessageLog", "init_args": {"directory": str(tmp_path / "log")}}
@@ -126,6 +128,7 @@ def test_a_checkpoint_is_attacked_by_one_round_of_its_messages(recipe, checkpoin
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_checkpoint_are_those_attacked(recipe, checkpoint, tmp_path, capsys):
     """With other weights in the checkpoint, what is sent and rebuilt is different."""
     changed = torch.load(checkpoint, weights_only=True)

@@ -20,6 +20,7 @@ def planned(folder, **changes) -> dict[str, dict[str, Any]]:
     return {entry["cut"]: entry for entry in json.loads(target.read_text())["cuts"]}
 
 
+@pytest.mark.slow
 def test_clients_that_run_forward_only(tmp_path, capsys):
     """A step of 3 clients at block2 has 12 scalars of 4 bytes up and 12 with 3 seeds of 8 bytes each down, no weights.
 
@@ -43,6 +44,7 @@ def test_clients_that_run_forward_only(tmp_path, capsys):
     assert (extra * 20 / (3 * 12)) % 2 == pytest.approx(0)  # whole rounds of two steps are missed
 
 
+@pytest.mark.slow
 def test_codecs(tmp_path, capsys):
     """In 8 bits every tensor has a byte per element and 8 bytes for its range; other codecs are said to be left out."""
     plain = planned(tmp_path)

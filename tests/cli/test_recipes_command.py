@@ -1,3 +1,4 @@
+import pytest
 import yaml
 from cli_cases import QUICKSTART, refusal
 
@@ -60,6 +61,7 @@ def test_a_folder_that_is_not_there_is_refused_clearly(tmp_path, capsys):
     assert "Errno" not in said
 
 
+@pytest.mark.slow
 def test_a_copy_can_be_run_after_a_change(here, tmp_path, capsys):
     main(["recipes", "quickstart"])
     copied = yaml.safe_load((here / "quickstart.yaml").read_text())

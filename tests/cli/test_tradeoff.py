@@ -109,6 +109,7 @@ def test_without_a_monitor_nothing_is_simulated(tmp_path, capsys):
     assert found["cuts"][0]["client_joule_per_round"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
 def test_smashed_bytes_are_those_that_cross_in_every_precision(tmp_path, capsys, precision):
     recipe = write(tmp_path, quick(**{"trainer.precision": precision, "report.cuts": ["stem"]}))
@@ -179,6 +180,7 @@ def test_another_seed_draws_another_order(folder, tmp_path, capsys):
     assert last_round_records(tmp_path / "out", "stem") != last_round_records(folder, "stem")
 
 
+@pytest.mark.slow
 def test_the_saved_configuration_makes_the_report_again(folder, figures, tmp_path, here, capsys):
     main(["tradeoff", "--config", str(folder / "config.yaml"), "--output", str(tmp_path / "again")])
 
@@ -198,6 +200,7 @@ def test_the_saved_configuration_is_a_recipe_like_any_other(folder, tmp_path, ca
     assert printed["report"]["cuts"] == ["stem", "block2"]
 
 
+@pytest.mark.slow
 def test_a_cut_does_not_depend_on_which_others_are_trained(figures, tmp_path, capsys):
     recipe = write(tmp_path, quick(**{"report.cuts": ["block2"]}))
 

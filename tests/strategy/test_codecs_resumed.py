@@ -49,6 +49,7 @@ class Allocates(pl.Callback):
         self.left_out = trainer.strategy.link.memory.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 4, 7])
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(name, stop, tmp_path):

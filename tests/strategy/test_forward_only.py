@@ -73,6 +73,7 @@ def along(found, first, start, names):
     return sum(float((a * b).sum()) for a, b in pairs) / sum(float((b * b).sum()) for _, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "cut"),
     [
@@ -108,6 +109,7 @@ def test_many_probes_are_first_order_with_the_right_scale(options, cut):
     assert abs(along(hybrid, first, start, clients) - 1) < 0.22 * math.sqrt(accumulates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [HOSL, ZOSFL])
 def test_many_probes_of_the_full_loss_are_first_order_too(algorithm):
     """As above, with P = 500 and so 0.32; the server's weights of ZO-SFL are estimated as well."""

@@ -64,6 +64,7 @@ class Wave(nn.Module):
         return torch.sin(x[:, :2] @ self.weight)[:, None]
 
 
+@pytest.mark.slow
 def test_the_bias_of_a_client_that_is_not_linear_is_within_its_bound():
     """With d = 2 the expectation of ĝ is an integral of the surrogate, which quadrature gives to ten digits.
 

@@ -119,6 +119,7 @@ def test_a_value_that_scaling_makes_too_large_is_refused():
 # Random projection
 
 
+@pytest.mark.slow
 def test_the_projection_is_unbiased_with_the_variance_it_states():
     """d = n = 16, k = 4, R = 4000 draws: ‖C(x) - x‖² has the mean (n/k - 1)‖x‖² = 3‖x‖² and lies in [0, 16‖x‖²].
 

@@ -51,6 +51,7 @@ def test_client_memory_is_what_a_half_alone_takes(kind, make_optimizer):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_memory_of_a_client_that_probes_is_what_a_half_alone_takes(kind):
     """Within 5 %, at every valid cut."""
