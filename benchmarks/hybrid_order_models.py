@@ -1,7 +1,7 @@
 """The two models that ``hybrid_order.py`` fine-tunes, as ordinary LightningModules: nothing in them knows of a split.
 
 Both start from pretrained weights, and both compute the same for a sample whatever else is in its batch and however
-often it is asked: batch normalisation is frozen and dropout is off, as probes need it (papers.md 3.1: clients in eval
+often it is asked: batch normalisation is frozen and dropout is off, as probes need it (HO-SFL: clients in eval
 mode, normalisation and its affine parameters frozen). That holds for every method alike.
 """
 

@@ -98,7 +98,8 @@ class Turn:
         scale = self.carrier.client_scale
         scalars: list[float] = []
         for probe in range(self.algorithm.probes):
-            moved = self._smashed(before, probe)
+            with self.directions.moved(self.names, probe, self.algorithm.mu):
+                moved = self._halted(before)
             scalars.append(inner_product(anchor.gradient, moved, anchor.smashed) / scale)
         return scalars
 
@@ -113,12 +114,18 @@ class Turn:
                 scalars.append(self._local_loss(self._halted(before)) - here)
         return scalars
 
-    def _full_losses(self, before: RandomState, names: Sequence[str]) -> list[float]:
-        """Half of ℓ(θ + μu) − ℓ(θ − μu), of which the server computes both (HO-FL, appendix A.2)."""
+    def _full_losses(self, before: RandomState, names: Sequence[str], seen: float | None = None) -> list[float]:
+        """Half of ℓ(θ + μu) − ℓ(θ − μu), of which the server computes both (HO-FL, appendix A.2).
+
+        Args:
+            before: The random state that every pass begins with.
+            names: The parameters that are moved.
+            seen: The first loss, if it is known already.
+        """
         scalars: list[float] = []
         for probe in range(self.algorithm.probes):
-            there, back = (self._full_loss(before, names, probe, sign) for sign in (1, -1))
-            scalars.append((there - back) / 2)
+            there = self._full_loss(before, names, probe, 1) if seen is None or probe else seen
+            scalars.append((there - self._full_loss(before, names, probe, -1)) / 2)
         return scalars
 
     def _moved_together(self) -> tuple[Any, list[float] | None]:
@@ -131,12 +138,7 @@ class Turn:
             return None, None
         after = RandomState.capture()
         try:
-            first = (_number(output) - self._full_loss(before, names, 0, -1)) / 2
-            scalars = [first]
-            for probe in range(1, self.algorithm.probes):
-                there, back = (self._full_loss(before, names, probe, sign) for sign in (1, -1))
-                scalars.append((there - back) / 2)
-            return output, None if self.carrier.loses_gradient else scalars
+            return output, self._full_losses(before, names, seen=_number(output))
         finally:
             after.restore()
 
@@ -161,10 +163,6 @@ class Turn:
         if output is not None:
             hook.check_visits()
         return output
-
-    def _smashed(self, before: RandomState, probe: int) -> tuple[Tensor, ...]:
-        with self.directions.moved(self.names, probe, self.algorithm.mu):
-            return self._halted(before)
 
     def _halted(self, before: RandomState) -> tuple[Tensor, ...]:
         before.restore()  # the same dropout masks as with the weights as they are

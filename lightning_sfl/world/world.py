@@ -9,6 +9,7 @@ from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 from lightning_sfl.world.channel.channel import Channel
 from lightning_sfl.world.cost.load import RoundLoad, StepLoad, round_load, step_load, whole_of
 from lightning_sfl.world.cost.participation import Participation
+from lightning_sfl.world.cost.probes import probing_memory_byte
 from lightning_sfl.world.cost.round_cost import (
     ClosingCost,
     OpeningCost,
@@ -21,7 +22,7 @@ from lightning_sfl.world.cost.rules import Rule, rule_of
 from lightning_sfl.world.cost.step_cost import Machines, StepCost, step_cost
 from lightning_sfl.world.devices.fleet import Fleet
 from lightning_sfl.world.devices.server import Server
-from lightning_sfl.world.model.profile import Profile, at
+from lightning_sfl.world.model.profile import Profile
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -174,30 +175,11 @@ class World:
         return dataclasses.replace(load, aggregation_flop=self.flop_per_mac / 2 * load.aggregation_flop)
 
     def memory_at(self, cut: IntArray, batch_size: IntArray) -> FloatArray:
-        """What training takes at most of the memory of clients that cut there, (K,).
-
-        A zeroth-order client holds its smashed data, the cut gradient, the optimizer's state and moved weights beside
-        the others while it probes (HO-SFL, arXiv 2603.14773; a reconstruction).
-        """
+        """What training takes at most of the memory of clients that cut there, (K,)."""
         if not self.rule.uses_cut:
             return whole_of(self.profile).training_memory_byte(np.zeros_like(cut), batch_size)
         if self.rule.probing is not None:
-            profile, kept = self.profile, self.rule.probing.returns_gradient
-            gradient_bit = at(profile.cut_gradient_bit[cut], batch_size)
-            compared_bit = at(profile.smashed_bit[cut], batch_size) + gradient_bit
-            moved = profile.update_parameters[cut] / np.maximum(profile.client_parameters[cut], 1)
-            compared_byte = compared_bit / 8 if kept else 0.0
-            state_byte = profile.optimizer_state_bit[cut] / 8
-            moved_byte = moved * profile.client_parameter_byte[cut]
-            forward_byte = profile.forward_memory_byte(cut, batch_size)
-            probing_byte = forward_byte + compared_byte + state_byte + moved_byte
-            # Afterwards: what was moved and as it was, the gradient, and the difference that meets it.
-            own_byte = profile.client_parameter_byte[cut] + profile.client_buffer_byte[cut]
-            comparing_byte = own_byte + at(profile.batch_byte, batch_size) + state_byte + 2 * compared_byte
-            # At last the optimizer's step on the estimate, which in training is what a batch of nothing takes.
-            stepping_byte = profile.training_memory_byte(cut, 0) + profile.batch_byte[1] * batch_size
-            most_byte = np.maximum(np.maximum(probing_byte, comparing_byte), stepping_byte)
-            return np.where(gradient_bit > 0, most_byte, forward_byte)
+            return probing_memory_byte(self.profile, self.rule.probing, cut, batch_size)
         return self.profile.training_memory_byte(cut, batch_size)
 
     def memory_byte(self, batch_size: IntArray) -> FloatArray:

@@ -1,10 +1,10 @@
 """A small residual network for small images, as an ordinary LightningModule: nothing in it knows of a split."""
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from typing_extensions import override
+
+from recipes.cnn.image_classifier import ImageClassifier
 
 
 class ResidualBlock(nn.Module):
@@ -28,7 +28,7 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.norm2(self.conv2(h)) + self.shortcut(x))
 
 
-class SmallResNet(pl.LightningModule):
+class SmallResNet(ImageClassifier):
     """Stem, four residual blocks, pooling and a linear classifier; trained by SGD with momentum.
 
     Args:
@@ -67,32 +67,6 @@ class SmallResNet(pl.LightningModule):
         h = self.block4(self.block3(self.block2(h)))
         logits: Tensor = self.head(self.pool(h))  # (B, classes)
         return logits
-
-    @override
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        loss = cross_entropy(self(images), labels)
-        self.log("train_loss", loss, prog_bar=True)
-        return loss
-
-    @override
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "val")
-
-    @override
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "test")
-
-    @override
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        labels: Tensor = self(batch[0]).argmax(dim=1)
-        return labels
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
-        images, labels = batch
-        logits = self(images)
-        self.log(f"{stage}_loss", cross_entropy(logits, labels))
-        self.log(f"{stage}_acc", (logits.argmax(dim=1) == labels).float().mean(), prog_bar=True)
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:

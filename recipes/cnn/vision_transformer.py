@@ -1,14 +1,14 @@
 """torchvision's vision transformer as an ordinary LightningModule: nothing in it knows of a split."""
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torchvision.models import VisionTransformer, ViT_B_32_Weights
 from typing_extensions import override
 
+from recipes.cnn.image_classifier import ImageClassifier
 
-class VisionTransformerClassifier(pl.LightningModule):
+
+class VisionTransformerClassifier(ImageClassifier):
     """A vision transformer trained by SGD with momentum; the patch embedding is ``model.conv_proj``.
 
     Args:
@@ -61,32 +61,6 @@ class VisionTransformerClassifier(pl.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(images)  # (B, classes)
         return logits
-
-    @override
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        loss = cross_entropy(self(images), labels)
-        self.log("train_loss", loss, prog_bar=True)
-        return loss
-
-    @override
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "val")
-
-    @override
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "test")
-
-    @override
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        labels: Tensor = self(batch[0]).argmax(dim=1)
-        return labels
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
-        images, labels = batch
-        logits = self(images)
-        self.log(f"{stage}_loss", cross_entropy(logits, labels))
-        self.log(f"{stage}_acc", (logits.argmax(dim=1) == labels).float().mean(), prog_bar=True)
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -18,7 +18,7 @@ from lightning_sfl.link.codecs.packing import pack, packed_byte, unpack
 
 Numbers = NDArray[np.float64]
 
-_PIECE = 2**16
+_PIECE = 2**18
 """Elements that are rounded at a time, so that they stay in the processor's cache; every piece has its own draw."""
 
 # Sizes between which the arithmetic neither overflows nor loses bits, with room for (2^bits - 1) / range.
@@ -134,7 +134,7 @@ class StochasticUniform(UniformQuantiser):
     Unbiased, and E‖Q(z) - z‖² ≤ N (max - min)² / (4 (2^bits - 1)²): the error falls fourfold per bit (SFLAM, arXiv
     2504.09114; its analysis in the standard form of Alistarh et al. 2017, QSGD). Chances come in 2^-16 of a step (2^-15
     at 16 bits), so up to rounding in the tensor's own type the bias is at most 2^-13 of a step. The random words are
-    16 bits of Philox per element, which are not sent.
+    16 bits per element, which are not sent.
     """
 
     @property

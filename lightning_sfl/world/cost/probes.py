@@ -6,6 +6,7 @@ import numpy as np
 
 from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 from lightning_sfl.world.cost.rules import Probing
+from lightning_sfl.world.model.profile import Profile, at
 
 SCALAR_BIT = 32
 """One probe's result, a float32 (HO-SFL, arXiv 2603.14773)."""
@@ -71,3 +72,25 @@ def missed_bit(probes: int, steps: IntArray, depth: IntArray) -> FloatArray:
 def depth_of(cut: IntArray) -> IntArray:
     """How many different cuts are not behind each client's own."""
     return np.unique(cut, return_inverse=True)[1].reshape(-1) + 1
+
+
+def probing_memory_byte(profile: Profile, probing: Probing, cut: IntArray, batch_size: IntArray) -> FloatArray:
+    """What a step takes at most of the memory of clients that probe there, (K,); the most of three moments.
+
+    While it probes, a client holds moved weights beside the others, the optimizer's state, and where a cut gradient
+    comes back, that and its smashed data. A reconstruction.
+    """
+    gradient_bit = at(profile.cut_gradient_bit[cut], batch_size)
+    smashed_bit = at(profile.smashed_bit[cut], batch_size)
+    compared_byte = (smashed_bit + gradient_bit) / 8 if probing.returns_gradient else 0.0
+    state_byte = profile.optimizer_state_bit[cut] / 8
+    moved = profile.update_parameters[cut] / np.maximum(profile.client_parameters[cut], 1)
+    forward_byte = profile.forward_memory_byte(cut, batch_size)
+    probing_byte = forward_byte + compared_byte + state_byte + moved * profile.client_parameter_byte[cut]
+    # Afterwards: what was moved and as it was, the gradient, and the difference that meets it.
+    own_byte = profile.client_parameter_byte[cut] + profile.client_buffer_byte[cut]
+    comparing_byte = own_byte + at(profile.batch_byte, batch_size) + state_byte + 2 * compared_byte
+    # At last the optimizer's step on the estimate, which in training is what a batch of nothing takes.
+    stepping_byte = profile.training_memory_byte(cut, 0) + profile.batch_byte[1] * batch_size
+    most_byte = np.maximum(np.maximum(probing_byte, comparing_byte), stepping_byte)
+    return np.where(gradient_bit > 0, most_byte, forward_byte)

@@ -86,7 +86,7 @@ def test_chances_are_those_of_the_place_between_two_levels():
 
 @BOTH
 def test_the_error_falls_fourfold_per_bit(kind):
-    """papers.md 4.2: E‖Q(z) - z‖² is a multiple of (2^bits - 1)^-2. From b to b + 1 bits, 4 (1 + 1/(2^(b+1) - 2))².
+    """E‖Q(z) - z‖² is a multiple of (2^bits - 1)^-2. From b to b + 1 bits, 4 (1 + 1/(2^(b+1) - 2))².
 
     Exactly so where places between levels are evenly spread, as N = 30000 uniform numbers have them; the mean of N
     squared errors in [0, s²] is off by no more than 6/√N of s², which is at most 24/√N of the mean of s²/6 or s²/12.
