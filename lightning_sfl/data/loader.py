@@ -53,6 +53,7 @@ class ClientLoader:
         are_own_sizes: bool = False,
     ) -> None:
         self._dataset = loader.dataset
+        self._collate = loader.collate_fn
         self.drop_last = loader.drop_last
         self.parts = parts
         self.schedule = schedule
@@ -89,6 +90,10 @@ class ClientLoader:
 
     def __len__(self) -> int:
         return self._plan.steps_per_epoch
+
+    def collate(self, indices: Sequence[int]) -> Any:
+        """The batch that these samples of the training set make."""
+        return self._collate([self._dataset[index] for index in indices])
 
     @property
     def dataset(self) -> Any:

@@ -5,15 +5,17 @@ truth, with which an audit scores and which no attack is ever handed.
 
     DIRECTORY/messages/round_000012/00000345.safetensors     one file per message, its very bytes on the wire
     DIRECTORY/truth/round_000012.jsonl                       one line per message that stems from records
+    DIRECTORY/truth/round_000012.steps.jsonl                 one line per step and client: the records it worked on
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lightning_sfl.link.message import Message, MessageKind
 
@@ -54,6 +56,8 @@ class MessageLog:
         self.keep_rounds = keep_rounds
         self._rounds: dict[int, list[Message]] = {}
         self._truth: dict[int, dict[int, Origin]] = {}
+        self._steps: dict[int, list[Origin]] = {}
+        self._damaged: dict[str, None] = {}
         parents = [] if self.directory is None else [self.directory, *self.directory.parents]
         if files := [path for path in parents if path.exists() and not path.is_dir()]:
             raise ValueError(f"directory={str(self.directory)!r} cannot be made: {str(files[0])!r} is a file.")
@@ -91,6 +95,40 @@ class MessageLog:
             self._write(message, origin)
         self._forget_before(message.round)
 
+    def note_step(self, round: int, batches: Mapping[int, Sequence[int]]) -> None:
+        """Keep, beside the messages, which records every client works on in a step: the truth of its updates."""
+        found = [Origin(client, tuple(indices)) for client, indices in batches.items()]
+        held = self._steps.setdefault(round, [])
+        if self.directory is None:
+            held.extend(found)
+        else:
+            _append(self._steps_file(round), [{"client": own.client, "indices": list(own.indices)} for own in found])
+
+    def worked_on(self, client: int, round: int) -> list[tuple[int, ...]]:
+        """Which records a client worked on in a round, step by step: for scoring, never for an attack."""
+        return [own.indices for own in self._worked_in(round) if own.client == client]
+
+    def _steps_file(self, round: int) -> Path:
+        assert self.directory is not None
+        return self.directory / "truth" / f"{_round_name(round)}.steps.jsonl"
+
+    def rounds(self) -> list[int]:
+        """The rounds of which messages are held, ascending."""
+        return sorted({message.round for message in self.messages()})
+
+    def damaged(self) -> tuple[str, ...]:
+        """Names of the files that hold no whole message: they are passed over, and a reader should say so."""
+        for _ in self._all():
+            pass
+        return tuple(self._damaged)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all messages' bytes in their order, in hexadecimal: the same for the same log, kept anywhere."""
+        digest = hashlib.sha256()
+        for message in self._all():
+            digest.update(message.to_bytes())
+        return digest.hexdigest()
+
     def save(self, directory: str | Path) -> None:
         """Write the log and its truth to a directory, in the form in which a log on disk is kept.
 
@@ -102,6 +140,22 @@ class MessageLog:
         truth = self.truth()
         for message in self.messages():
             copied.append(message, truth.get(message.number))
+        for round in self._rounds_worked():
+            for origin in self._worked_in(round):
+                copied.note_step(round, {origin.client: origin.indices})
+
+    def _rounds_worked(self) -> list[int]:
+        """The rounds of which steps are noted; their messages may all be lost."""
+        if self.directory is None:
+            return sorted(self._steps)
+        names = (path.name.split(".")[0] for path in (self.directory / "truth").glob("*.steps.jsonl"))
+        return sorted(int(name.removeprefix("round_")) for name in names)
+
+    def _worked_in(self, round: int) -> list[Origin]:
+        if self.directory is None:
+            return self._steps.get(round, [])
+        path = self._steps_file(round)
+        return [Origin(line["client"], tuple(line["indices"])) for line in _whole_lines(path)] if path.exists() else []
 
     def _write(self, message: Message, origin: Origin | None) -> None:
         assert self.directory is not None
@@ -114,21 +168,20 @@ class MessageLog:
         unfinished.write_bytes(message.to_bytes())
         os.replace(unfinished, path)  # a killed run leaves whole messages only
         if origin is not None:
-            truth = self.directory / "truth" / f"{_round_name(message.round)}.jsonl"
-            truth.parent.mkdir(exist_ok=True)
-            with truth.open("a") as file:
-                line = {"number": message.number, "client": origin.client, "indices": list(origin.indices)}
-                file.write(json.dumps(line) + "\n")
+            line = {"number": message.number, "client": origin.client, "indices": list(origin.indices)}
+            _append(self.directory / "truth" / f"{_round_name(message.round)}.jsonl", [line])
 
     def _forget_before(self, newest: int) -> None:
         if self.keep_rounds is None:
             return
-        for old in [number for number in self._rounds if number <= newest - self.keep_rounds]:
-            del self._rounds[old]
+        for old in [number for number in {*self._rounds, *self._steps} if number <= newest - self.keep_rounds]:
+            self._rounds.pop(old, None)
             self._truth.pop(old, None)
+            self._steps.pop(old, None)
             if self.directory is not None:
                 shutil.rmtree(self.directory / "messages" / _round_name(old), ignore_errors=True)
                 (self.directory / "truth" / f"{_round_name(old)}.jsonl").unlink(missing_ok=True)
+                self._steps_file(old).unlink(missing_ok=True)
 
     def messages(self, *, kinds: Sequence[MessageKind] | None = None, client: int | None = None) -> Iterator[Message]:
         """The messages in the order in which they were sent.
@@ -147,7 +200,12 @@ class MessageLog:
                 yield from self._rounds[number]
             return
         for path in sorted((self.directory / "messages").glob("round_*/*.safetensors"), key=_place):
-            yield Message.from_bytes(path.read_bytes())
+            try:
+                message = Message.from_bytes(path.read_bytes())
+            except ValueError:
+                self._damaged[str(path.relative_to(self.directory))] = None
+                continue
+            yield message
 
     def truth(self) -> dict[int, Origin]:
         """Which records the messages came from, by message number: for scoring, never for an attack."""
@@ -155,11 +213,22 @@ class MessageLog:
             return {number: origin for found in self._truth.values() for number, origin in found.items()}
         origins: dict[int, Origin] = {}
         for path in sorted((self.directory / "truth").glob("*.jsonl")):
-            whole, _, _ = path.read_text().rpartition("\n")  # a killed run may leave part of a last line
-            for line in whole.splitlines():
-                entry = json.loads(line)
+            if path.name.endswith(".steps.jsonl"):
+                continue
+            for entry in _whole_lines(path):
                 origins[entry["number"]] = Origin(entry["client"], tuple(entry["indices"]))
         return origins
+
+
+def _append(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    whole, _, _ = path.read_text().rpartition("\n")  # a killed run may leave part of a last line
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def _place(path: Path) -> tuple[int, int]:

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_sfl.algorithms.federation import Federation
+from lightning_sfl.algorithms.forward_only import ForwardOnly
+from lightning_sfl.algorithms.placement import Algorithm
 from lightning_sfl.cut.split import Split
 from lightning_sfl.data.loader import ClientLoader
 from lightning_sfl.link.link import LocalLink
@@ -45,6 +47,7 @@ class GlobalModelStrategy(SingleProcessStrategy):
     """Shows the global model to all who read it, and saves and loads what it takes to go on bit for bit."""
 
     strategy_name: ClassVar[str]
+    algorithm: Algorithm
     _rounds: Rounds | None
     _steps: ClientSteps | None
     _loader: ClientLoader | None
@@ -55,6 +58,11 @@ class GlobalModelStrategy(SingleProcessStrategy):
     _logged_earlier: EpochSums
     _saved: dict[str, Any] | None
     _before: dict[str, Tensor]
+
+    @property
+    def has_fixed_norms(self) -> bool:
+        """Whether clients' batch normalisation goes by its running statistics in training."""
+        return isinstance(self.algorithm, ForwardOnly)
 
     @property
     def _fitting(self) -> bool:

@@ -4,8 +4,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import Strategy
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
+
+from lightning_sfl.cut.find import training_step
+from lightning_sfl.strategy.autocast import train_step_context
 
 
 class SingleProcessStrategy(Strategy):
@@ -49,3 +52,8 @@ class SingleProcessStrategy(Strategy):
     @override
     def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
         return tensor
+
+    def run_step(self, module: nn.Module, batch: Any) -> Any:
+        """Run one training step of a copy of the module in the trainer's precision, wherever the copy is."""
+        with train_step_context(self.precision_plugin, module):
+            return training_step(module, batch)

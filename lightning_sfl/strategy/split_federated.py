@@ -324,6 +324,8 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         check_accumulates_on(self._trainer, self._steps.loss_scale.accumulates)  # callbacks change it while training
         batches: ClientBatches = args[0]
         self._steps.begin(batches, self._trainer.current_epoch)
+        if self.message_log is not None:
+            self.message_log.note_step(batches.round, batches.indices)
         self._server.begin(afresh=batches.begins_optimizer_step)
         logs = StepLogs(self._trainer, self._logged_earlier)
         output, factor = self._steps.run(batches, args[1:], kwargs, logs)

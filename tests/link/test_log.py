@@ -1,41 +1,15 @@
-import dataclasses
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
+from log_cases import SENT, described, make, numbers
 
 from lightning_sfl.link.link import LocalLink
 from lightning_sfl.link.log import MessageLog, Origin
-from lightning_sfl.link.message import Message, MessageKind, client_name
+from lightning_sfl.link.message import MessageKind, client_name
 from lightning_sfl.link.meter import Meter
-
-
-def make(number, *, round=0, client=0, kind=MessageKind.SMASHED, uplink=True, tensors=None):
-    ends = (client_name(client), "server") if uplink else ("server", client_name(client))
-    return Message(
-        number=number,
-        kind=kind,
-        sender=ends[0],
-        receiver=ends[1],
-        round=round,
-        step=round,
-        cut="layer",
-        tensors={"0": torch.full((2,), float(number))} if tensors is None else tensors,
-    )
-
-
-def described(messages):
-    return [
-        (dataclasses.replace(message, tensors={}), {name: value.tolist() for name, value in message.tensors.items()})
-        for message in messages
-    ]
-
-
-def numbers(log, **options):
-    return [message.number for message in log.messages(**options)]
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -126,17 +100,6 @@ def test_fewer_than_one_round_is_refused(keep_rounds):
 
 
 # Replaying
-
-SENT = st.lists(
-    st.tuples(
-        st.sampled_from(MessageKind),
-        st.booleans(),
-        st.integers(0, 3),
-        st.integers(0, 2),
-        st.dictionaries(st.text(max_size=3), st.integers(0, 5), max_size=3),
-    ),
-    max_size=12,
-)
 
 
 @given(sent=SENT)

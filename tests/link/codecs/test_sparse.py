@@ -79,6 +79,7 @@ def test_spoilt_places_are_refused(fraction, places, message):
 # Random-k
 
 
+@pytest.mark.slow
 def test_random_k_is_unbiased_with_the_variance_it_states():
     """d = 12, k = 3, R = 4000 draws. An element x is 4x with chance 1/4: variance 3x², a mean within 6√(3/R) |x|.
 
@@ -131,6 +132,7 @@ def test_the_projection_is_unbiased_with_the_variance_it_states():
     assert abs(squares.mean().item() / squared(tensor) - 3) <= 6 * 8 / math.sqrt(4000)
 
 
+@pytest.mark.slow
 def test_where_zeros_fill_up_the_variance_is_within_the_bound():
     """d = 12, n = 16, k = 3: at most (16/3 - 1)‖x‖², each in [0, (16/3)²‖x‖²]."""
     tensor = torch.linspace(-2, 3, 12, dtype=torch.float64)
