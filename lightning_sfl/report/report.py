@@ -1,77 +1,14 @@
 """The trade-off report as a value: what each cut costs and what it leaks. Renderers turn it into files."""
 
 import dataclasses
-from enum import StrEnum
 from typing import ClassVar
 
-Pixels = tuple[tuple[tuple[int, ...], ...], ...]
-"""Rows of pixels; a pixel is one value from 0 to 255 per channel."""
-
-
-class Verdict(StrEnum):
-    """What an attack shows. It can show a leak; it cannot show that there is none."""
-
-    LEAKS = "leaks"
-    INCONCLUSIVE = "inconclusive: the attack was too weak"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A mean over records with its 95 % confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-    records: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Picture:
-    """An original record beside what an attack made of it."""
-
-    original: Pixels
-    reconstruction: Pixels
-    psnr_db: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Leakage:
-    """What one attack recovered at one cut.
-
-    Attributes:
-        attack: Name of the attack.
-        threat: What the attacker saw and knew.
-        psnr_db: Peak signal-to-noise ratio of the reconstructions.
-        ssim: Structural similarity of the reconstructions.
-        baseline: Name of the best guess made without the messages.
-        baseline_psnr_db: Its peak signal-to-noise ratio.
-        baseline_ssim: Its structural similarity.
-        psnr_gain_db: Reconstruction minus baseline, paired record by record.
-        worst_record_psnr_db: Of the record that was rebuilt best.
-        fit: How well the reconstructions explain what was sent, 0 being perfectly: the attacker's own measure.
-        verdict: What this shows.
-        budget: What the attacker spent.
-        pictures: Some pairs of original and reconstruction.
-    """
-
-    attack: str
-    threat: str
-    psnr_db: Interval
-    ssim: Interval
-    baseline: str
-    baseline_psnr_db: Interval
-    baseline_ssim: Interval
-    psnr_gain_db: Interval
-    worst_record_psnr_db: float
-    fit: float
-    verdict: Verdict
-    budget: str
-    pictures: tuple[Picture, ...]
+from lightning_sfl.report.leakage import CutLeakage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CutRow:
-    """One cut: what training there cost and what leaked.
+    """One cut: what training there cost and what leaked. Costs that were not counted are None.
 
     Attributes:
         cut: Name of the cut module.
@@ -87,25 +24,23 @@ class CutRow:
         simulated_s_per_round: Simulated time of a round; None where no world was simulated.
         client_joule_per_round: What all clients' simulated devices took in a round; None where that is not modelled.
         train_wall_s: Wall time of the training.
-        attack_wall_s: Wall time of the attack.
-        leakage: What the attack recovered.
+        leakage: What attacks recovered; None where none was tried.
     """
 
     cut: str
     accuracy: float | None
-    client_forward_flop_per_sample: float
-    client_backward_flop_per_sample: float
-    client_parameters: int
-    client_parameter_byte: int
-    client_training_memory_byte: int
-    smashed_byte_per_sample: float
+    client_forward_flop_per_sample: float | None
+    client_backward_flop_per_sample: float | None
+    client_parameters: int | None
+    client_parameter_byte: int | None
+    client_training_memory_byte: int | None
+    smashed_byte_per_sample: float | None
     uplink_byte_per_round: float | None
     downlink_byte_per_round: float | None
     simulated_s_per_round: float | None
     client_joule_per_round: float | None
     train_wall_s: float | None
-    attack_wall_s: float
-    leakage: Leakage
+    leakage: CutLeakage | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +57,7 @@ class Report:
         notes: What a reader must know to read the figures right.
     """
 
-    schema: ClassVar[str] = "lightning-sfl trade-off report 1"
+    schema: ClassVar[str] = "lightning-sfl trade-off report 2"
 
     title: str
     created: str
@@ -131,3 +66,23 @@ class Report:
     versions: dict[str, str]
     rows: tuple[CutRow, ...]
     notes: tuple[str, ...]
+
+
+def leakage_row(found: CutLeakage) -> CutRow:
+    """A row of what leaked alone, without any costs."""
+    return CutRow(
+        cut=found.cut,
+        accuracy=None,
+        client_forward_flop_per_sample=None,
+        client_backward_flop_per_sample=None,
+        client_parameters=None,
+        client_parameter_byte=None,
+        client_training_memory_byte=None,
+        smashed_byte_per_sample=None,
+        uplink_byte_per_round=None,
+        downlink_byte_per_round=None,
+        simulated_s_per_round=None,
+        client_joule_per_round=None,
+        train_wall_s=None,
+        leakage=found,
+    )

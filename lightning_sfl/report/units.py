@@ -2,6 +2,8 @@
 
 import math
 
+from lightning_sfl.report.leakage import Interval
+
 
 def bytes_text(value: float | None) -> str:
     """Bytes in the binary unit that fits; a dash for an unknown number."""
@@ -14,8 +16,10 @@ def bytes_text(value: float | None) -> str:
     return f"{value:,.1f} GiB"
 
 
-def flop_text(value: float) -> str:
-    """Floating point operations in the decimal unit that fits."""
+def flop_text(value: float | None) -> str:
+    """Floating point operations in the decimal unit that fits; a dash for an unknown number."""
+    if value is None:
+        return "–"
     for unit in ("", "k", "M", "G"):
         if round(value, 1) < 1000:
             return f"{value:,.1f} {unit}FLOP"
@@ -31,6 +35,34 @@ def seconds_text(value: float | None) -> str:
 def joule_text(value: float | None) -> str:
     """Joules in the decimal unit that fits; a dash for an unknown number."""
     return _decimal(value, (("MJ", 1e6), ("kJ", 1e3), ("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6)))
+
+
+def measured_text(value: float, measure: str) -> str:
+    """What an attack was measured to do: decibels to a tenth, shares to a hundredth."""
+    return f"{value:.1f}" if "dB" in measure else f"{value:.2f}"
+
+
+def interval_text(interval: Interval, measure: str) -> str:
+    """A mean with its interval, or with the reason why there is none."""
+    return _with_bounds(
+        interval, [measured_text(value, measure) for value in (interval.mean, *(interval.bounds or ()))]
+    )
+
+
+def other_text(interval: Interval) -> str:
+    """The same of a measure of unknown size: three significant digits."""
+    return _with_bounds(interval, [f"{value:.3g}" for value in (interval.mean, *(interval.bounds or ()))])
+
+
+def probability_text(value: float) -> str:
+    """A p-value to a thousandth."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _with_bounds(interval: Interval, texts: list[str]) -> str:
+    if interval.bounds is None:
+        return f"{texts[0]} (no interval: {interval.records} record{'' if interval.records == 1 else 's'})"
+    return "{} [{}, {}]".format(*texts)
 
 
 def _decimal(value: float | None, units: tuple[tuple[str, float], ...]) -> str:

@@ -5,12 +5,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from report_cases import leakage, report, row, weak_row
+from report_cases import (
+    bounded_cell,
+    cell,
+    interval,
+    labels_cell,
+    leakage,
+    not_run,
+    report,
+    row,
+    weak_cell,
+    weak_row,
+)
 
-from lightning_sfl.report.json_file import to_json
-from lightning_sfl.report.report import Interval
+from lightning_sfl.report.json_file import UNITS, to_json
 
-UNITS = (
+ENDINGS = (
     "_db",
     "_byte",
     "_flop",
@@ -21,7 +31,6 @@ UNITS = (
     "_s_per_round",
     "_joule_per_round",
 )
-WITHOUT_UNIT = {"accuracy", "client_parameters", "ssim", "baseline_ssim", "fit", "records"}
 
 
 def parsed(*rows: Any, **changes: Any) -> dict[str, Any]:
@@ -35,7 +44,7 @@ def parsed(*rows: Any, **changes: Any) -> dict[str, Any]:
 def test_the_document_says_what_it_is_and_how_it_came_about():
     document = parsed(row())
 
-    assert document["schema"] == "lightning-sfl trade-off report 1"
+    assert document["schema"] == "lightning-sfl trade-off report 2"
     assert document["title"] == "Digits"
     assert document["created"] == "2030-01-02T03:04:05+00:00"
     assert document["metric"] == "val_acc"
@@ -52,19 +61,55 @@ def test_there_is_one_entry_per_cut_in_order():
     ]
 
 
-def test_every_figure_is_there_unrounded():
-    """All fields of a row and of its leakage but the pictures, as they are."""
+def as_json(value: object) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def test_every_cost_is_there_unrounded():
     entry = parsed(row(downlink_byte_per_round=1 / 3))["cuts"][0]
 
     expected = dataclasses.asdict(row(downlink_byte_per_round=1 / 3))
-    del expected["leakage"]["pictures"]
+    del entry["leakage"], expected["leakage"]
     assert entry == expected
 
 
-def test_an_interval_is_a_mean_with_bounds_and_a_number_of_records():
-    found = parsed(row())["cuts"][0]["leakage"]["psnr_db"]
+def test_every_cell_is_there_with_all_fields_but_pictures():
+    """And with what follows from them: whether the control passed, at 97.5 and 12.5 where 40 is needed."""
+    cells = (cell(worst_record=1 / 3), weak_cell(), labels_cell(), bounded_cell())
+    entries = parsed(row(leakage=leakage(*cells)))["cuts"][0]["leakage"]["cells"]
 
-    assert found == {"mean": 31.25, "low": 30.5, "high": 32.0, "records": 16}
+    passed = [entry["control"].pop("passed") if entry["control"] else None for entry in entries]
+    assert passed == [True, False, None, False]
+    for entry, one in zip(entries, cells, strict=True):
+        expected = dataclasses.asdict(one)
+        del expected["pictures"]
+        assert entry == as_json(expected)
+
+
+def test_a_cut_says_which_attack_was_strongest_which_were_not_run_and_how_long_all_took():
+    found = parsed(row(leakage=leakage(weak_cell(), cell(), not_run=(not_run(),))), row(leakage=leakage(labels_cell())))
+
+    strong, weak = (entry["leakage"] for entry in found["cuts"])
+    assert strong["strongest"] == "white box"
+    assert strong["not_run"] == [
+        {"cut": "block1", "attack": "hijacking", "reason": "It needs a malicious server."},
+    ]
+    assert strong["wall_s"] == 4.5
+    assert weak["strongest"] is None
+    assert weak["not_run"] == []
+
+
+def test_a_cut_that_was_not_attacked_has_no_leakage():
+    assert parsed(row(leakage=None))["cuts"][0]["leakage"] is None
+
+
+def test_an_interval_is_a_mean_with_bounds_and_numbers_of_records_and_clients():
+    lone = leakage(cell(value=interval(31.25, None, None, records=1, clients=1)))
+
+    many, one = (entry["leakage"]["cells"][0]["value"] for entry in parsed(row(), row(leakage=lone))["cuts"])
+
+    assert many == {"mean": 31.25, "low": 30.5, "high": 32.0, "records": 16, "clients": 4}
+    assert one == {"mean": 31.25, "low": None, "high": None, "records": 1, "clients": 1}
 
 
 def test_unknown_values_are_null():
@@ -76,9 +121,14 @@ def test_unknown_values_are_null():
 
 
 def test_the_verdict_is_a_sentence():
-    verdicts = [entry["leakage"]["verdict"] for entry in parsed(row(), weak_row())["cuts"]]
+    found = parsed(row(leakage=leakage(cell(), labels_cell(), weak_cell(), bounded_cell())))
 
-    assert verdicts == ["leaks", "inconclusive: the attack was too weak"]
+    assert [entry["verdict"] for entry in found["cuts"][0]["leakage"]["cells"]] == [
+        "leaks",
+        "leaks partly",
+        "inconclusive: the attack was too weak",
+        "bounded",
+    ]
 
 
 def test_no_picture_is_in_it():
@@ -86,22 +136,25 @@ def test_no_picture_is_in_it():
 
 
 def named_numbers(value: object, name: str = "") -> Iterator[str]:
-    """The name of every number; the bounds of an interval go by the interval's name."""
+    """The name of every number; an interval's, a guess's and further measures go by the name of what they belong to."""
     if isinstance(value, dict):
         for key, part in value.items():
-            yield from named_numbers(part, name if key in ("mean", "low", "high") else key)
+            yield from named_numbers(part, name if key in ("mean", "low", "high") or name == "others" else key)
     elif isinstance(value, list):
         for part in value:
             yield from named_numbers(part, name)
-    elif isinstance(value, int | float):
+    elif isinstance(value, int | float) and not isinstance(value, bool):
         yield name
 
 
-def test_units_are_in_the_names():
-    names = set(named_numbers(parsed(row(), weak_row())["cuts"]))
+def test_units_are_in_the_names_or_stated():
+    document = parsed(row(leakage=leakage(cell(), labels_cell())), weak_row())
+    names = set(named_numbers(document["cuts"]))
 
-    assert {"accuracy", "client_training_memory_byte", "psnr_db"} <= names  # the search finds them
-    assert {name for name in names if not name.endswith(UNITS)} == WITHOUT_UNIT
+    assert {"accuracy", "client_training_memory_byte", "value", "others", "p_value", "cpu_s"} <= names  # they are found
+    assert {name for name in names if not name.endswith(ENDINGS)} == set(UNITS)
+    assert document["units"] == UNITS
+    assert all(entry["measure"] for cut in document["cuts"] for entry in cut["leakage"]["cells"])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -109,7 +162,7 @@ def test_what_json_cannot_hold_is_refused_rather_than_written(value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         to_json(report(row(accuracy=value)))
     with pytest.raises(ValueError, match="not JSON compliant"):
-        to_json(report(row(leakage=leakage(psnr_db=Interval(mean=value, low=0, high=0, records=1)))))
+        to_json(report(row(leakage=leakage(cell(value=interval(value, 0, 0))))))
 
 
 def test_names_in_any_script_are_kept_readable():

@@ -1,8 +1,18 @@
 import math
 
 import pytest
+from report_cases import interval
 
-from lightning_sfl.report.units import bytes_text, flop_text, joule_text, seconds_text
+from lightning_sfl.report.units import (
+    bytes_text,
+    flop_text,
+    interval_text,
+    joule_text,
+    measured_text,
+    other_text,
+    probability_text,
+    seconds_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -74,3 +84,30 @@ def test_seconds_are_shown_in_three_digits(value, text):
 )
 def test_joules_are_shown_in_three_digits(value, text):
     assert joule_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "measure", "text"),
+    [(31.25, "PSNR (dB)", "31.2"), (100.0, "PSNR (dB)", "100.0"), (0.125, "labels right", "0.12"), (1, "AUC", "1.00")],
+)
+def test_decibels_are_shown_to_a_tenth_and_shares_to_a_hundredth(value, measure, text):
+    assert measured_text(value, measure) == text
+
+
+def test_an_interval_is_shown_with_its_bounds_or_why_there_are_none():
+    assert interval_text(interval(31.25, 30.5, 32.0), "PSNR (dB)") == "31.2 [30.5, 32.0]"
+    assert interval_text(interval(0.75, 0.5, 0.875), "AUC") == "0.75 [0.50, 0.88]"
+    assert interval_text(interval(9, None, None, records=1), "PSNR (dB)") == "9.0 (no interval: 1 record)"
+    assert interval_text(interval(9, None, None, records=3), "PSNR (dB)") == "9.0 (no interval: 3 records)"
+
+
+def test_further_measures_are_shown_to_three_digits_whatever_their_size():
+    assert other_text(interval(0.000312, 0.0001234, 0.5)) == "0.000312 [0.000123, 0.5]"
+    assert other_text(interval(0.91, None, None, records=1)) == "0.91 (no interval: 1 record)"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "< 0.001"), (0.00099, "< 0.001"), (0.001, "0.001"), (0.0136, "0.014"), (1.0, "1.000")]
+)
+def test_probabilities_are_never_shown_as_0(value, text):
+    assert probability_text(value) == text
