@@ -1,16 +1,18 @@
 """What an attacker has of one batch: the smashed data, what crossed beside them, and the weights in force."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from attacks.threat import AttackerView
+from attacks.attacker import Attacker, UnavailableError
+from attacks.threat import Knowledge
 from lightning_sfl.link.message import Message, MessageKind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One client's batch as the server saw it.
+    """One client's batch as it crossed the cut.
 
     Attributes:
         number: Number of the message of smashed data.
@@ -20,7 +22,9 @@ class Observation:
         cut: The cut.
         smashed: The crossing tensors, in order, as the server decodes them.
         known: Batch tensors that crossed beside them, by name.
-        weights: The client's half as it was broadcast at the start of the round, by name.
+        cut_gradients: The gradient of the client's own mean loss with respect to each of the crossing tensors; None for
+            those that have none, and for attackers who do not see them.
+        weights: The client's half that computed them, by name; empty for attackers who do not know it.
     """
 
     number: int
@@ -30,7 +34,8 @@ class Observation:
     cut: str
     smashed: tuple[Tensor, ...]
     known: dict[str, Tensor]
-    weights: dict[str, Tensor]
+    cut_gradients: tuple[Tensor | None, ...]
+    weights: Mapping[str, Tensor]
 
     @property
     def records(self) -> int:
@@ -38,41 +43,87 @@ class Observation:
         return self.smashed[0].shape[0]
 
 
-def last_observations(view: AttackerView) -> list[Observation]:
-    """Of every client, the newest batch that it computed with weights the server had just broadcast.
+def last_observations(attacker: Attacker) -> list[Observation]:
+    """Of every client, the newest batch that can be attacked; no more clients than the audit attacks.
 
-    That is its first batch of a round: later ones come from weights that the client has stepped on its own.
+    Who knows the clients' weights takes the first batch of a round, which was computed with weights just broadcast:
+    later ones come from weights that the client has stepped on its own. Where weights are never broadcast, the newest.
+    Others take the newest batch of all.
 
     Returns:
         The observations by ascending client.
+
+    Raises:
+        UnavailableError: There are none.
     """
-    broadcast: dict[tuple[int, int], Message] = {
-        (_client(message), message.round): message for message in view.messages(MessageKind.BROADCAST)
-    }
-    first: dict[tuple[int, int], Message] = {}
-    for message in view.messages(MessageKind.SMASHED):
-        first.setdefault((_client(message), message.round), message)
-    newest: dict[int, Message] = {}
-    for key, message in first.items():
-        if key in broadcast:
-            newest[_client(message)] = message
+    newest: dict[int, tuple[Message, Mapping[str, Tensor]]] = {}
+    if attacker.knows(Knowledge.CLIENT_WEIGHTS):
+        broadcast = {(_client(m), m.round): m for m in attacker.messages(MessageKind.BROADCAST)}
+        first: dict[tuple[int, int], Message] = {}
+        last = -1
+        for message in attacker.messages(MessageKind.SMASHED):
+            first.setdefault((_client(message), message.round), message)
+            last = max(last, message.step)
+        for key, message in first.items():
+            if key in broadcast:
+                newest[key[0]] = message, broadcast[key].decoded()
+        if not broadcast and first:
+            weights = attacker.latest_client_weights
+            newest = {_client(m): (m, weights) for m in attacker.messages(MessageKind.SMASHED) if m.step == last}
+    else:
+        newest = {_client(m): (m, {}) for m in attacker.messages(MessageKind.SMASHED)}
+    if not newest:
+        raise UnavailableError(
+            "the message log holds no smashed data"
+            + (" that follow a broadcast." if attacker.knows(Knowledge.CLIENT_WEIGHTS) else ".")
+        )
+    chosen = _enough([newest[client] for client in sorted(newest)], attacker.records)
+    steps = {(_client(message), message.step) for message, _ in chosen}
     beside: dict[tuple[int, int], dict[str, Tensor]] = {}
     for kind in (MessageKind.LABEL, MessageKind.MASK, MessageKind.INPUT):
-        for message in view.messages(kind):
-            beside.setdefault((_client(message), message.step), {}).update(message.decoded())
-    return [
-        Observation(
-            number=message.number,
-            client=client,
-            round=message.round,
-            step=message.step,
-            cut=message.cut or "",
-            smashed=tuple(message.decoded().values()),
-            known=beside.get((client, message.step), {}),
-            weights=broadcast[client, message.round].decoded(),
-        )
-        for client, message in sorted(newest.items())
-    ]
+        for message in attacker.messages(kind) if attacker.sees(kind) else ():
+            if (_client(message), message.step) in steps:
+                beside.setdefault((_client(message), message.step), {}).update(message.decoded())
+    gradients: dict[tuple[int, int], dict[str, Tensor]] = {}
+    for message in attacker.messages(MessageKind.CUT_GRADIENT) if attacker.sees(MessageKind.CUT_GRADIENT) else ():
+        if (_client(message), message.step) in steps:
+            gradients[_client(message), message.step] = message.decoded()
+    return [_observation(message, weights, beside, gradients) for message, weights in chosen]
+
+
+def _observation(
+    message: Message,
+    weights: Mapping[str, Tensor],
+    beside: Mapping[tuple[int, int], dict[str, Tensor]],
+    gradients: Mapping[tuple[int, int], dict[str, Tensor]],
+) -> Observation:
+    client = _client(message)
+    smashed = message.decoded()
+    backward = gradients.get((client, message.step), {})
+    return Observation(
+        number=message.number,
+        client=client,
+        round=message.round,
+        step=message.step,
+        cut=message.cut or "",
+        smashed=tuple(smashed.values()),
+        known=beside.get((client, message.step), {}),
+        cut_gradients=tuple(backward.get(name) for name in smashed),
+        weights=weights,
+    )
+
+
+def _enough(
+    found: list[tuple[Message, Mapping[str, Tensor]]], records: int
+) -> list[tuple[Message, Mapping[str, Tensor]]]:
+    chosen: list[tuple[Message, Mapping[str, Tensor]]] = []
+    count = 0
+    for message, weights in found:
+        if count >= records:
+            break
+        chosen.append((message, weights))
+        count += next(iter(message.decoded().values())).shape[0]
+    return chosen
 
 
 def _client(message: Message) -> int:

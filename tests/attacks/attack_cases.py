@@ -1,4 +1,4 @@
-"""Small client halves, message logs made by hand, and trained runs for the tests of attacks."""
+"""Small client halves, message logs made by hand, and attackers of them, for the tests of attacks."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from attacks.client_half import ClientHalf
+from attacks.attacker import Attacker, Background
+from attacks.images import ImageSpace
 from attacks.observation import Observation
+from attacks.program import Program
+from attacks.threat import MALICIOUS_SERVER, Knowledge, ThreatModel
 from lightning_sfl.cut.find import search
 from lightning_sfl.link.log import MessageLog, Origin
 from lightning_sfl.link.message import FED_SERVER, SERVER, Message, MessageKind, client_name
@@ -32,10 +35,10 @@ def two_halves(front: nn.Module, images_BCHW: Tensor) -> TwoHalves:
     return TwoHalves(front, smashed)
 
 
-def attackers_half(module: nn.Module, images_BCHW: Tensor, cut: str = "front") -> ClientHalf:
-    """The attacker's copy of a module's half; it is shown a blank batch only."""
+def program_of(module: nn.Module, images_BCHW: Tensor, cut: str | None = "front") -> Program:
+    """The attacker's copy of a module's program; it is shown a blank batch only. At None, the whole model's."""
     template = (torch.zeros_like(images_BCHW[:2]), torch.zeros(2, dtype=torch.int64))
-    return ClientHalf(module, search(module, template).cut(cut).split, template)
+    return Program(module, None if cut is None else search(module, template).cut(cut).split, template)
 
 
 def weights_of(module: nn.Module, prefix: str = "front.") -> dict[str, Tensor]:
@@ -54,6 +57,7 @@ def observed(front: nn.Module, images_BCHW: Tensor) -> Observation:
         cut="front",
         smashed=(smashed,),
         known={},
+        cut_gradients=(None,),
         weights={f"front.{name}": tensor.clone() for name, tensor in front.state_dict().items()},
     )
 
@@ -90,6 +94,9 @@ def noise_images(records: int, channels: int = 3, size: int = 8, seed: int = 0) 
     return torch.rand(records, channels, size, size, generator=torch.Generator().manual_seed(seed))
 
 
+OF_WEIGHTS = (MessageKind.BROADCAST, MessageKind.CLIENT_UPDATE, MessageKind.OPTIMIZER_STATE)
+
+
 class HandMadeLog(MessageLog):
     """A log in memory that numbers what it is given."""
 
@@ -101,11 +108,14 @@ class HandMadeLog(MessageLog):
         client: int,
         round: int,
         step: int,
+        cut: str | None = "front",
+        down: bool | None = None,
         indices: Sequence[int] | None = None,
     ) -> int:
         number = sum(1 for _ in self.messages())
-        down = kind in (MessageKind.BROADCAST, MessageKind.CUT_GRADIENT)
-        far = FED_SERVER if kind in (MessageKind.BROADCAST, MessageKind.CLIENT_UPDATE) else SERVER
+        if down is None:
+            down = kind in (MessageKind.BROADCAST, MessageKind.CUT_GRADIENT)
+        far = FED_SERVER if kind in OF_WEIGHTS else SERVER
         message = Message(
             number=number,
             kind=kind,
@@ -113,7 +123,7 @@ class HandMadeLog(MessageLog):
             receiver=client_name(client) if down else far,
             round=round,
             step=step,
-            cut="front",
+            cut=cut,
             tensors=tensors,
         )
         self.append(message, None if indices is None else Origin(client, tuple(indices)))
@@ -129,3 +139,39 @@ class PoisonedLog(HandMadeLog):
 
     def truth(self) -> dict[int, Origin]:
         raise TruthRead
+
+    def worked_on(self, client: int, round: int) -> list[tuple[int, ...]]:
+        raise TruthRead
+
+
+def threat_model(*sees: MessageKind, knows: Sequence[Knowledge] = ()) -> ThreatModel:
+    """Somebody who sees and knows this alone."""
+    return ThreatModel(name="listener", description="For a test.", sees=frozenset(sees), knows=frozenset(knows))
+
+
+def background_of(module: nn.Module, images_BCHW: Tensor, **known: object) -> Background:
+    """What there is to know of a run of this module."""
+    _, channels, height, width = images_BCHW.shape
+    return Background(
+        program=lambda cut: program_of(module, images_BCHW, cut),
+        space=ImageSpace(shape_CHW=(channels, height, width)),
+        **known,
+    )
+
+
+def attacker_of(
+    log: MessageLog,
+    threat: ThreatModel = MALICIOUS_SERVER,
+    background: Background | None = None,
+    *,
+    cut: str | None = "front",
+    records: int = 1000,
+) -> Attacker:
+    """Somebody who attacks a log; unless said otherwise, with nothing to know but with every right to."""
+
+    def no_program(cut: str | None) -> Program:
+        raise AssertionError
+
+    if background is None:
+        background = Background(program=no_program, space=ImageSpace(shape_CHW=(1, 2, 2)))
+    return Attacker(log, threat, background, cut=cut, records=records)

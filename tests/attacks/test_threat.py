@@ -1,69 +1,130 @@
-import pytest
-import torch
-from attack_cases import PoisonedLog
+import dataclasses
 
-from attacks.activation_inversion import ActivationInversion
-from attacks.threat import AttackerView, Knowledge, ThreatModel
+from attack_cases import threat_model
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attacks.threat import (
+    COLLUDING_SERVERS,
+    FED_SERVER,
+    MALICIOUS_SERVER,
+    NETWORK_OBSERVER,
+    PRESETS,
+    SPLIT_SERVER,
+    Knowledge,
+    who_could,
+)
 from lightning_sfl.link.message import MessageKind
 
-SMASHED_ONLY = ThreatModel(
-    name="listener",
-    description="Sees the smashed data alone.",
-    sees=frozenset({MessageKind.SMASHED}),
-    knows=frozenset({Knowledge.INPUT_SHAPE}),
+NOTHING = threat_model()
+THREATS = st.builds(
+    lambda sees, knows, deviates: dataclasses.replace(threat_model(*sees, knows=knows), deviates=deviates),
+    st.sets(st.sampled_from(MessageKind)),
+    st.sets(st.sampled_from(Knowledge)),
+    st.booleans(),
 )
 
-
-@pytest.fixture
-def log() -> PoisonedLog:
-    """One message of every kind from each of two clients."""
-    log = PoisonedLog()
-    for client in (0, 1):
-        for place, kind in enumerate(MessageKind):
-            log.add(kind, {"0": torch.full((2,), 10.0 * client + place)}, client=client, round=0, step=0, indices=(1,))
-    return log
+# What is lacking
 
 
-def test_declared_kind_is_seen_in_the_order_sent(log):
-    view = AttackerView(log, SMASHED_ONLY)
+@given(granted=THREATS, needed=THREATS)
+def test_what_is_lacking_is_what_is_needed_and_not_granted(granted, needed):
+    lacks = granted.lacks(needed)
 
-    seen = list(view.messages(MessageKind.SMASHED))
-
-    assert [message.kind for message in seen] == [MessageKind.SMASHED] * 2
-    assert [message.client for message in seen] == [0, 1]
-    assert [message.tensors["0"].tolist() for message in seen] == [[0.0, 0.0], [10.0, 10.0]]
-
-
-def test_messages_of_one_client_alone_can_be_asked_for(log):
-    seen = list(AttackerView(log, SMASHED_ONLY).messages(MessageKind.SMASHED, client=1))
-
-    assert [message.client for message in seen] == [1]
+    kinds = [kind.value for kind in MessageKind if kind in needed.sees and kind not in granted.sees]
+    facts = [fact.value for fact in Knowledge if fact in needed.knows and fact not in granted.knows]
+    deviating = ["deviating from the protocol"] if needed.deviates and not granted.deviates else []
+    assert sorted(lacks) == sorted(kinds + facts + deviating)
+    assert granted.lacks(granted) == ()
+    assert granted.lacks(NOTHING) == ()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MessageKind if kind is not MessageKind.SMASHED])
-def test_undeclared_kind_is_refused_by_name(log, kind):
-    view = AttackerView(log, SMASHED_ONLY)
+def test_messages_come_first_then_knowledge_then_deviating():
+    needed = dataclasses.replace(
+        threat_model(MessageKind.SMASHED, MessageKind.LABEL, knows=[Knowledge.QUERIES, Knowledge.ARCHITECTURE]),
+        deviates=True,
+    )
 
-    with pytest.raises(ValueError, match=f"'{kind.value}'.*'listener'.*sees smashed only"):
-        list(view.messages(kind))
-
-
-@pytest.mark.parametrize("kind", [MessageKind.CUT_GRADIENT, MessageKind.CLIENT_UPDATE, MessageKind.OPTIMIZER_STATE])
-def test_activation_inversion_reads_neither_gradients_nor_updates(log, kind):
-    view = AttackerView(log, ActivationInversion.threat)
-
-    with pytest.raises(ValueError, match="must declare"):
-        list(view.messages(kind))
+    assert NOTHING.lacks(needed) == ("label", "smashed", "architecture", "queries", "deviating from the protocol")
 
 
-def test_activation_inversion_declares_all_it_needs(log):
-    view = AttackerView(log, ActivationInversion.threat)
-
-    for kind in ActivationInversion.threat.sees:
-        assert len(list(view.messages(kind))) == 2
+@given(needed=THREATS)
+def test_those_could_who_lack_nothing(needed):
+    assert who_could(needed) == tuple(threat.name for threat in PRESETS.values() if threat.lacks(needed) == ())
 
 
-def test_the_view_has_no_way_to_the_truth(log):
-    view = AttackerView(log, ActivationInversion.threat)
+def test_who_could_by_hand():
+    """Smashed data cross the cut, updates do not; only both servers, or who reads the wire, have the two together."""
+    smashed, update = threat_model(MessageKind.SMASHED), threat_model(MessageKind.CLIENT_UPDATE)
+    both = threat_model(MessageKind.SMASHED, MessageKind.CLIENT_UPDATE)
 
-    assert [name for name in dir(view) if not name.startswith("_")] == ["messages", "threat"]
+    assert who_could(smashed) == ("split server", "both servers", "network observer", "malicious server")
+    assert who_could(update) == ("fed server", "both servers", "network observer", "malicious server")
+    assert who_could(both) == ("both servers", "network observer", "malicious server")
+    assert who_could(dataclasses.replace(both, deviates=True)) == ("malicious server",)
+    assert who_could(NOTHING) == tuple(threat.name for threat in PRESETS.values())
+
+
+# Presets
+
+CROSSES_THE_CUT = {
+    MessageKind.SMASHED,
+    MessageKind.LABEL,
+    MessageKind.MASK,
+    MessageKind.INPUT,
+    MessageKind.CUT_GRADIENT,
+    MessageKind.SERVER_OUTPUT,
+    MessageKind.OUTPUT_GRADIENT,
+    MessageKind.SCALARS,
+}
+OF_THE_MODEL = {
+    MessageKind.BROADCAST,
+    MessageKind.CLIENT_UPDATE,
+    MessageKind.OPTIMIZER_STATE,
+    MessageKind.MOVED_LAYERS,
+    MessageKind.MISSED_PAIRS,
+}
+
+
+def test_the_split_server_sees_what_crosses_the_cut_and_nothing_of_the_clients_model():
+    assert SPLIT_SERVER.sees == CROSSES_THE_CUT | {MessageKind.SEEDS}
+    assert Knowledge.SERVER_WEIGHTS in SPLIT_SERVER.knows
+    assert not SPLIT_SERVER.knows & {
+        Knowledge.CLIENT_WEIGHTS,
+        Knowledge.BATCH_STATISTICS,
+        Knowledge.LOCAL_HYPERPARAMETERS,
+    }
+
+
+def test_the_fed_server_sees_what_is_of_the_model_and_nothing_that_crosses_the_cut():
+    assert FED_SERVER.sees == OF_THE_MODEL | {MessageKind.SEEDS}
+    assert Knowledge.SERVER_WEIGHTS not in FED_SERVER.knows
+    assert {Knowledge.CLIENT_WEIGHTS, Knowledge.LOCAL_HYPERPARAMETERS} <= FED_SERVER.knows
+
+
+def test_both_servers_together_see_everything_and_know_what_either_knows():
+    assert COLLUDING_SERVERS.sees == set(MessageKind)
+    assert COLLUDING_SERVERS.knows == SPLIT_SERVER.knows | FED_SERVER.knows == set(Knowledge)
+
+
+def test_who_reads_the_wire_sees_everything_and_knows_nothing_that_never_crosses():
+    assert NETWORK_OBSERVER.sees == set(MessageKind)
+    assert Knowledge.CLIENT_WEIGHTS in NETWORK_OBSERVER.knows  # they are broadcast
+    assert not NETWORK_OBSERVER.knows & {Knowledge.SERVER_WEIGHTS, Knowledge.LOCAL_HYPERPARAMETERS}
+
+
+def test_only_the_malicious_server_deviates_and_has_all_that_both_have():
+    assert [threat for threat in PRESETS.values() if threat.deviates] == [MALICIOUS_SERVER]
+    assert MALICIOUS_SERVER.sees == COLLUDING_SERVERS.sees
+    assert MALICIOUS_SERVER.knows == COLLUDING_SERVERS.knows
+
+
+def test_whoever_knows_the_clients_weights_is_sent_them():
+    """Weights in force are read off broadcasts."""
+    for threat in PRESETS.values():
+        assert (Knowledge.CLIENT_WEIGHTS in threat.knows) == (MessageKind.BROADCAST in threat.sees)
+
+
+def test_presets_go_by_the_names_that_configurations_give():
+    assert list(PRESETS) == ["split_server", "fed_server", "both_servers", "network_observer", "malicious_server"]
+    assert all(name.replace("_", " ") == threat.name for name, threat in PRESETS.items())

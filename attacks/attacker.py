@@ -1,0 +1,238 @@
+"""What an attack is handed: the messages and the knowledge that it declared, and nothing else."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from attacks.images import ImageSpace
+from attacks.local_optimizer import LocalOptimizer
+from attacks.program import Program
+from attacks.threat import Knowledge, ThreatModel
+from lightning_sfl.link.codecs import Draw, Form
+from lightning_sfl.link.coding import Coding
+from lightning_sfl.link.log import MessageSource
+from lightning_sfl.link.message import Message, MessageKind
+
+Fact = TypeVar("Fact")
+
+
+class UndeclaredError(ValueError):
+    """An attack reached for what its threat model does not hold: its report would be wrong."""
+
+
+class UnavailableError(ValueError):
+    """What an attack needs is not there, so it cannot be tried here."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Records:
+    """Images with their labels.
+
+    Attributes:
+        images_BCHW: As the model is given them.
+        labels_B: One class each, int64; None where they have none.
+    """
+
+    images_BCHW: Tensor
+    labels_B: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Background:
+    """What there is to know of a run besides its messages; who audits it gathers it, attacks are handed parts of it.
+
+    Attributes:
+        program: Gives the model's program at a cut; at None the whole of it.
+        space: Where private images lie.
+        auxiliary: Records of the kind that clients hold, of which none is under attack.
+        outside: Records of another kind.
+        server_weights: The model's weights, by name, of which the server's half is as it was at the newest message.
+        client_weights: The model's weights, by name, that the newest step of the log was made with. Needed only where
+            no broadcast says so (clients that draw their updates from seeds).
+        optimizer: How clients step.
+        batch_size: How many records a client's first step of a round holds, by client and round.
+    """
+
+    program: Callable[[str | None], Program]
+    space: ImageSpace
+    auxiliary: Records | None = None
+    outside: Records | None = None
+    server_weights: Mapping[str, Tensor] | None = None
+    client_weights: Mapping[str, Tensor] | None = None
+    optimizer: LocalOptimizer | None = None
+    batch_size: Callable[[int, int], int] | None = None
+
+
+class Attacker:
+    """Hands an attack what its threat model holds. It knows no truth.
+
+    Args:
+        source: The message log.
+        threat: What the attack declared.
+        background: What there is to know.
+        cut: The cut whose messages are attacked; None: those of clients that hold the whole model.
+        records: Whole batches are attacked, one client after the other, until at least so many records were.
+    """
+
+    def __init__(
+        self,
+        source: MessageSource,
+        threat: ThreatModel,
+        background: Background,
+        *,
+        cut: str | None,
+        records: int,
+    ) -> None:
+        self._source = source
+        self._background = background
+        self.threat = threat
+        self.cut = cut
+        self.records = records
+
+    def messages(self, kind: MessageKind, *, client: int | None = None) -> Iterator[Message]:
+        """Messages of one kind at this cut, in the order in which they were sent.
+
+        Raises:
+            UndeclaredError: The threat model does not let the attacker see this kind.
+        """
+        if kind not in self.threat.sees:
+            seen = ", ".join(sorted(self.threat.sees)) or "nothing"
+            raise UndeclaredError(
+                f"kind={kind.value!r}: the threat model {self.threat.name!r} sees {seen} only. An attack must declare"
+                " what it reads."
+            )
+        return (found for found in self._source.messages(kinds=[kind], client=client) if found.cut == self.cut)
+
+    def sees(self, kind: MessageKind) -> bool:
+        """Whether messages of this kind may be asked for."""
+        return kind in self.threat.sees
+
+    def knows(self, fact: Knowledge) -> bool:
+        """Whether this may be asked for."""
+        return fact in self.threat.knows
+
+    @property
+    def program(self) -> Program:
+        """The model's program at this cut."""
+        self._require(Knowledge.ARCHITECTURE)
+        return self._background.program(self.cut)
+
+    @property
+    def space(self) -> ImageSpace:
+        """Where private images lie."""
+        self._require(Knowledge.INPUT_RANGE)
+        return self._background.space
+
+    @property
+    def auxiliary(self) -> Records:
+        """Records of the kind that clients hold.
+
+        Raises:
+            UnavailableError: There are none.
+        """
+        return self._given(self._background.auxiliary, Knowledge.AUXILIARY_RECORDS)
+
+    @property
+    def outside(self) -> Records:
+        """Records of another kind.
+
+        Raises:
+            UnavailableError: There are none.
+        """
+        return self._given(self._background.outside, Knowledge.OUTSIDE_RECORDS)
+
+    @property
+    def server_weights(self) -> Mapping[str, Tensor]:
+        """The server's half, by name.
+
+        Raises:
+            UnavailableError: It is not known.
+        """
+        weights = self._given(self._background.server_weights, Knowledge.SERVER_WEIGHTS)
+        split = self._background.program(self.cut).split
+        held = set() if split is None else {*split.server_parameters, *split.server_buffers}
+        return {name: tensor for name, tensor in weights.items() if name in held}
+
+    @property
+    def optimizer(self) -> LocalOptimizer:
+        """How clients step.
+
+        Raises:
+            UnavailableError: It is not known.
+        """
+        return self._given(self._background.optimizer, Knowledge.LOCAL_HYPERPARAMETERS)
+
+    def batch_size(self, client: int, round: int) -> int:
+        """How many records a client's first step of a round holds.
+
+        Raises:
+            UnavailableError: It is not known.
+        """
+        return self._given(self._background.batch_size, Knowledge.BATCH_SIZES)(client, round)
+
+    def query(self, client: int, round: int, number: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """Has a client's half run on images of the attacker's choice: what crosses, as it is decoded.
+
+        Args:
+            client: Whose half.
+            round: With the weights that it was sent at the beginning of this round.
+            number: The message of smashed data whose codecs it goes through.
+
+        Raises:
+            UnavailableError: The weights are not known to anybody.
+        """
+        self._require(Knowledge.QUERIES)
+        program = self._background.program(self.cut)
+        weights: Mapping[str, Tensor] | None = self._background.client_weights
+        coding: Mapping[str, Coding] = {}
+        for message in self._source.messages(client=client):
+            if message.kind is MessageKind.BROADCAST and message.round == round and message.cut == self.cut:
+                weights = message.decoded()
+            if message.number == number:
+                coding = message.codings
+        if weights is None:
+            raise UnavailableError("it needs queries, and no weights are known to answer them with.")
+        program.check(weights)
+        name, _, _ = program.image_input(1)
+        names = tuple(coding)
+
+        def ask(images_BCHW: Tensor) -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                sent = program.smashed(weights, {name: images_BCHW}, {})
+                if not names:
+                    return sent
+                return tuple(
+                    coding[key].chain.decode(coding[key].chain.encode(one, Draw(0, "query")), Form.of(one))
+                    for key, one in zip(names, sent, strict=True)
+                )
+
+        return ask
+
+    @property
+    def latest_client_weights(self) -> Mapping[str, Tensor]:
+        """The clients' half at the newest step, by name, where no broadcast says so.
+
+        Raises:
+            UnavailableError: It is not known.
+        """
+        weights = self._given(self._background.client_weights, Knowledge.CLIENT_WEIGHTS)
+        split = self._background.program(self.cut).split
+        held = None if split is None else {*split.client_parameters, *split.client_buffers}
+        return {name: tensor for name, tensor in weights.items() if held is None or name in held}
+
+    def _given(self, found: Fact | None, fact: Knowledge) -> Fact:
+        self._require(fact)
+        if found is None:
+            raise UnavailableError(f"it needs {fact.value}, which this audit was not given.")
+        return found
+
+    def _require(self, fact: Knowledge) -> None:
+        if fact not in self.threat.knows:
+            known = ", ".join(sorted(self.threat.knows)) or "nothing"
+            raise UndeclaredError(
+                f"knowledge={fact.value!r}: the threat model {self.threat.name!r} knows {known} only. An attack must"
+                " declare what it uses."
+            )
