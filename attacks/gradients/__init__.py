@@ -1,0 +1,1 @@
+"""Cores of attacks on gradients and updates: they take callables and tensors, and know of no message."""
