@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from attack_cases import noise_images
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from attacks.metrics import MOST_PSNR_DB, psnr_db, ssim
+from attacks.metrics import MOST_PSNR_DB, identified, psnr_db, squared_error, ssim
 
 
 @pytest.mark.parametrize("data_range", [1.0, 2.0, 255.0])
@@ -108,3 +110,76 @@ def test_ssim_is_taken_record_by_record():
     assert float(both[0]) == pytest.approx(1)
     assert float(both[1]) == pytest.approx(float(ssim(images[1:], originals[1:], 1.0)))
     assert float(both[1]) < 0.5
+
+
+# Identification in a pool
+
+
+def straight_identified(images: Tensor, originals: Tensor, pool: Tensor) -> list[float]:
+    """Record by record, image by image: nearer to its own original than to every other of originals and pool."""
+    found = []
+    for own, image in enumerate(images):
+        others = [other for place, other in enumerate(originals) if place != own] + list(pool)
+        nearest_other = min(float((image - other).square().sum()) for other in others)
+        found.append(float(float((image - originals[own]).square().sum()) < nearest_other))
+    return found
+
+
+@given(records=st.integers(2, 6), further=st.integers(1, 5), seed=st.integers(0, 999), noise=st.floats(0, 1))
+def test_identified_equals_the_definition_written_out(records, further, seed, noise):
+    originals = noise_images(records, 1, size=2, seed=seed).double()
+    pool = noise_images(further, 1, size=2, seed=seed + 1).double()
+    images = (1 - noise) * originals + noise * noise_images(records, 1, size=2, seed=seed + 2)
+
+    assert identified(images, originals, pool).tolist() == straight_identified(images, originals, pool)
+    assert identified(images, originals).tolist() == straight_identified(images, originals, pool[:0])
+
+
+def test_the_originals_themselves_are_identified_and_the_same_guess_for_all_is_not():
+    """A constant guess is nearest to one of the originals at most."""
+    originals = noise_images(5)
+
+    assert identified(originals, originals).tolist() == [1] * 5
+    assert identified(torch.full_like(originals, 0.5), originals).sum() <= 1
+
+
+def test_a_nearer_image_of_the_pool_stands_in_the_way():
+    """At 0.4 the original 0 is 0.4 away, the other original 1 is 0.6, the further image 0.5 only 0.1."""
+    originals, image = torch.tensor([0.0, 1.0])[:, None, None, None], torch.tensor([0.4, 1.0])[:, None, None, None]
+
+    assert identified(image, originals).tolist() == [1, 1]
+    assert identified(image, originals, torch.full((1, 1, 1, 1), 0.5)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_a_record_with_an_equal_twin_is_never_identified(size):
+    """Regression, ‖x‖² − 2xy + ‖y‖²: with more than 25 images, equal distances came out different by rounding."""
+    twins = noise_images(20, size=size)
+    images = twins + 0.1 * noise_images(20, size=size, seed=1)
+
+    assert identified(torch.cat([images, images]), torch.cat([twins, twins])).sum() == 0
+    assert identified(images, twins, twins).sum() == 0
+
+
+def test_what_is_no_number_is_not_identified():
+    images = noise_images(3)
+    images[1, 0, 0, 0] = float("nan")
+
+    assert identified(images, noise_images(3)).tolist() == [1, 0, 1]
+
+
+@given(records=st.integers(1, 4), offset=st.floats(-1, 1))
+def test_squared_error_of_a_constant_offset_is_its_square_whatever_the_shape(records, offset):
+    originals = noise_images(records).double()
+
+    assert squared_error(originals + offset, originals).tolist() == pytest.approx([offset**2] * records, abs=1e-15)
+
+
+def test_squared_error_is_a_mean_over_elements_record_by_record_in_double():
+    """Half of the elements off by 2 gives 2; in half precision 300² would overflow."""
+    originals = torch.zeros(2, 1, 2, 2, dtype=torch.float16)
+    images = originals.clone()
+    images[0, :, 0] = 2
+    images[1] = 300
+
+    assert squared_error(images, originals).tolist() == [2, 90000]

@@ -1,0 +1,1 @@
+"""How sure a figure is: intervals, corrections for many tests, matchings and null distributions."""
