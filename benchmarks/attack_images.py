@@ -1,4 +1,4 @@
-"""The images that ``attacks.py`` attacks, and how a reconstruction of them is scored.
+"""The images that benchmarks attack, and how a reconstruction of them is scored.
 
 "SK8": eight crops of scikit-learn's two sample photographs (china, flower), quartered by box averaging, 32x32; labels
 0 to 7. The scored set T4 are four of them; 1, 4 and 6 have little texture. "Digits": scikit-learn's, enlarged to 32x32

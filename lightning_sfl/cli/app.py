@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
-from attacks.audit import AuditSettings
+from attacks.audit.settings import AuditSettings
 from lightning_sfl.cli.job import refuse_existing_report
 from lightning_sfl.cli.recipes import recipes_command
 

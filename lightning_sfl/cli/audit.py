@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import torch
 from rich.progress import Progress
 
+from attacks.audit.run import cuts_of
+from lightning_sfl.cli.attacked import attack_log, budget_text
 from lightning_sfl.cli.job import (
     Run,
-    attack_log,
     configured_optimizer,
     instantiate,
     make_report,
@@ -46,19 +47,38 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
     if log is None:
         log = _one_round(run)
         rounds = 1
-    cut_name = next((message.cut for message in log.messages() if message.cut is not None), None)
-    if cut_name is None:
-        raise ValueError(f"log={log_folder!r}: its messages name no cut, so there are no smashed data to attack.")
-    cut = run.search().cut(cut_name)
-    costs = run.profile([cut], configured_optimizer(run.model))
+    names = cuts_of(log)
+    if not names:
+        raise ValueError(f"log={log_folder!r} holds no whole message, so there is nothing to attack.")
+    found = run.search()
+    cuts = [None if name is None else found.cut(name) for name in names]
+    privacy = cli.config_init["audit"].privacy
+    print(budget_text(privacy, names))
     with Progress() as bar:
-        task = bar.add_task(f"Attacking {cut.name}", total=1.0)
-        leakage, wall_s = attack_log(
-            run, log, cut, cli.config_init["audit"].privacy, lambda share: bar.update(task, completed=share)
+        task = bar.add_task("Attacking", total=1.0)
+        leakages = attack_log(
+            run,
+            log,
+            names,
+            privacy,
+            lambda share: bar.update(task, completed=share),
+            client_weights=None if ckpt_path is None else checkpoint["state_dict"],
         )
-    found = row(cut, costs, leakage, wall_s, run=run, accuracy=accuracy, rounds=rounds, train_wall_s=None)
+    optimizer = configured_optimizer(run.model)
+    rows = [
+        row(
+            None if cut is None else run.profile([cut], optimizer),
+            leakage,
+            run=run,
+            accuracy=accuracy,
+            rounds=rounds,
+            train_wall_s=None,
+        )
+        for cut, leakage in zip(cuts, leakages, strict=True)
+    ]
     source = {"checkpoint": str(ckpt_path), "message log": log_folder or "one round made from the checkpoint"}
-    report = make_report(settings.title, settings.metric, [found], {**source, "torch threads": torch_threads()})
+    held = {"message log, SHA-256": log.fingerprint(), "damaged messages": ", ".join(log.damaged()) or "none"}
+    report = make_report(settings.title, settings.metric, rows, {**source, **held, "torch threads": torch_threads()})
     write_report(report, output, loggers)
     print(f"Wrote {output / 'report.html'} and {output / 'report.json'}.")
 

@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import math
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -16,23 +15,20 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from attacks.audit import AuditSettings, audit
-from attacks.client_half import ClientHalf
 from lightning_sfl.callbacks.efficiency import EfficiencyMonitor
-from lightning_sfl.cut.batch import first_records, named_tensors
-from lightning_sfl.cut.find import Cut, Search, search, training_step
+from lightning_sfl.cut.find import Cut, Search, search
 from lightning_sfl.cut.weightless import Weightless
-from lightning_sfl.link.log import MessageLog
 from lightning_sfl.report.html_file import to_html
 from lightning_sfl.report.json_file import to_json
-from lightning_sfl.report.report import CutRow, Leakage, Report
+from lightning_sfl.report.leakage import CutLeakage
+from lightning_sfl.report.report import CutRow, Report
 from lightning_sfl.report.wandb_run import log_to_wandb
-from lightning_sfl.strategy.autocast import train_step_context
 from lightning_sfl.strategy.split_federated import SplitFederatedStrategy
+from lightning_sfl.world.arrays import FloatArray
 from lightning_sfl.world.model.measure import profile_cuts
 from lightning_sfl.world.model.profile import Profile, at
 
@@ -40,7 +36,6 @@ if TYPE_CHECKING:
     from lightning_sfl.cli.app import SplitCLI
 
 _REPORT_FILES = ("report.html", "report.json")
-_MOST_AUXILIARY = 64
 
 SEARCHED_RECORDS = 4
 """How many records a model is searched for cuts on, at most."""
@@ -109,8 +104,7 @@ class Run:
 
     def step(self, module: nn.Module, batch: Any) -> Any:
         """Run one training step in the trainer's precision, as its clients do."""
-        with train_step_context(self._precision, module):
-            return training_step(module, batch)
+        return self.strategy.run_step(module, batch)
 
     def search(self, *, weightless: bool = False) -> Search:
         """The model, searched for cuts on a few records of the training set; for first cuts where there is a second.
@@ -153,20 +147,9 @@ class Run:
         joule = math.fsum([*clock.client_compute_joule.values(), *clock.client_radio_joule.values()])
         return clock.seconds / clock.rounds, None if math.isnan(joule) else joule / clock.rounds
 
-    def client_half(self, cut: Cut) -> ClientHalf:
-        """The client's half as an attacker runs it."""
-        module = self._precision.convert_module(self.model)
-        return ClientHalf(module, cut.split, self.first_batch(most=2), step=self.step)
-
-    def auxiliary(self, name: str) -> Tensor | None:
-        """Some of the validation set's inputs called ``name``; None if there is no validation set."""
-        try:
-            loaders = self.data.val_dataloader()
-        except MisconfigurationException:
-            return None
-        loader = loaders[0] if isinstance(loaders, list | tuple) else loaders
-        batch = first_records(next(iter(loader)), _MOST_AUXILIARY)
-        return named_tensors(batch).get(name)
+    def converted_model(self) -> nn.Module:
+        """The model in the precision that clients compute in."""
+        return self._precision.convert_module(self.model)
 
 
 def monitor_among(trainer: pl.Trainer) -> EfficiencyMonitor | None:
@@ -214,54 +197,38 @@ def _run_of(cli: "SplitCLI") -> Run:
     return Run(model=cli.model, data=cli.datamodule, trainer=cli.trainer)
 
 
-def attack_log(
-    run: Run, log: MessageLog, cut: Cut, settings: AuditSettings, progress: Callable[[float], None]
-) -> tuple[Leakage, float]:
-    """Attack a run's messages; returns what leaked and the wall time in seconds."""
-    private = list(cut.split.private)
-    start = time.perf_counter()
-    leakage = audit(
-        log,
-        run.client_half(cut),
-        lambda indices: named_tensors(run.collate(list(indices)))[private[0]],
-        run.auxiliary(private[0]) if private else None,
-        settings,
-        progress,
-    )
-    return leakage, time.perf_counter() - start
-
-
 def row(
-    cut: Cut,
-    costs: Profile,
-    leakage: Leakage,
-    attack_wall_s: float,
+    costs: Profile | None,
+    leakage: CutLeakage,
     *,
     run: Run,
     accuracy: float | None,
     rounds: int,
     train_wall_s: float | None,
 ) -> CutRow:
-    """A row of the report; without rounds nothing was trained, and nothing metered."""
+    """A row of the report. Without rounds nothing was trained, and nothing metered; without costs, nothing counted."""
     meter = None if rounds == 0 else run.strategy.link.meter
-    (place,) = costs.index([cut.name])
     seconds, joule = (None, None) if rounds == 0 else run.simulated_per_round()
     size = run.batch_size
+
+    def per_sample(batch: Callable[[Profile], FloatArray]) -> float | None:
+        """What a batch costs at this cut, spread over its samples."""
+        return None if costs is None else float(at(batch(costs)[0], size)) / size
+
     return CutRow(
-        cut=cut.name,
+        cut=leakage.cut,
         accuracy=accuracy,
-        client_forward_flop_per_sample=float(at(costs.client_forward_flop[place], size)) / size,
-        client_backward_flop_per_sample=float(at(costs.client_backward_flop[place], size)) / size,
-        client_parameters=int(costs.client_parameters[place]),
-        client_parameter_byte=int(costs.client_parameter_byte[place]),
-        client_training_memory_byte=int(costs.training_memory_byte(place, size)),
-        smashed_byte_per_sample=float(at(costs.smashed_bit[place], size)) / 8 / size,
+        client_forward_flop_per_sample=per_sample(lambda costs: costs.client_forward_flop),
+        client_backward_flop_per_sample=per_sample(lambda costs: costs.client_backward_flop),
+        client_parameters=None if costs is None else int(costs.client_parameters[0]),
+        client_parameter_byte=None if costs is None else int(costs.client_parameter_byte[0]),
+        client_training_memory_byte=None if costs is None else int(costs.training_memory_byte(0, size)),
+        smashed_byte_per_sample=per_sample(lambda costs: costs.smashed_bit / 8),
         uplink_byte_per_round=None if meter is None else meter.total(uplink=True).payload_byte / rounds,
         downlink_byte_per_round=None if meter is None else meter.total(uplink=False).payload_byte / rounds,
         simulated_s_per_round=seconds,
         client_joule_per_round=joule,
         train_wall_s=train_wall_s,
-        attack_wall_s=attack_wall_s,
         leakage=leakage,
     )
 
@@ -300,11 +267,12 @@ NOTES = (
     " in them.",
     "Simulated time and energy are those of the environment named in the settings; energy is what all clients took to"
     " compute and to send.",
-    "Intervals are 95 % percentile bootstrap intervals over the attacked records.",
-    "PSNR is capped at 100 dB. The best guess without messages is the better of mid-grey and the mean of held-out"
-    " images.",
-    "A verdict of 'leaks' means that the reconstructions beat that guess on the attacked records. 'Inconclusive'"
-    " means that this attack, with this budget, did not; it says nothing about stronger attacks.",
+    "Intervals are 95 % percentile bootstrap intervals over clients, each drawn with all its attacked records; p-values"
+    " come from the same resampling and are corrected for the number of cells (Holm).",
+    "PSNR is capped at 100 dB. Gains are over the best guess made without the messages: mid-grey, the mean of held-out"
+    " images, or what the same attack made of another client's messages.",
+    "'Leaks' means that an attack beats that guess beyond chance and recovers at least one record. 'Inconclusive' means"
+    " that this attack, with this budget, did not; it says nothing about stronger attacks.",
 )
 
 

@@ -1,5 +1,6 @@
 """`lightning-sfl tradeoff`: train once per cut, attack each, and report what each costs and leaks."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,8 +8,9 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 from rich.progress import Progress
 
+from attacks.audit.run import adjusted
+from lightning_sfl.cli.attacked import attack_log, budget_text, program_at
 from lightning_sfl.cli.job import (
-    attack_log,
     instantiate,
     make_report,
     metric_of,
@@ -33,11 +35,15 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
     loggers, monitor = list(cli.trainer.loggers), monitor_among(cli.trainer)
     refuse_earlier_runs(output)
     cuts = chosen_cuts(cli)
+    print(budget_text(cli.config_init["tradeoff"].privacy, [cut.name for cut in cuts]))
     output.mkdir(parents=True, exist_ok=True)
     cli._parser("tradeoff").save(config, output / "config.yaml", overwrite=True)
     for place, cut in enumerate(cuts):
         print(f"Cut {place + 1} of {len(cuts)}: {cut.name}")
         rows.append(_train_and_attack(cli, cut, output / "cuts" / cut.name))
+    # Significance is a matter of all cells together.
+    leakages = adjusted([row.leakage for row in rows if row.leakage is not None])
+    rows = [dataclasses.replace(row, leakage=leakage) for row, leakage in zip(rows, leakages, strict=True)]
     strategy = config.trainer.strategy.init_args
     simulated = {} if monitor is None else {"environment": f"{monitor.environment}, seed {monitor.seed}"}
     report = make_report(
@@ -83,7 +89,7 @@ def chosen_cuts(cli: "SplitCLI") -> list[Cut]:
     found = run.search()
     cuts = found.cuts() if names is None else [found.cut(name) for name in names]
     for cut in cuts:
-        cli.config_init["tradeoff"].privacy.attack.check(run.client_half(cut))
+        program_at(run, cut.name).image_input(1)
     run.trainer.validate(run.model, datamodule=run.data, verbose=False)
     metric_of(run.trainer, settings.metric)
     return cuts
@@ -113,14 +119,12 @@ def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
     costs = run.profile([cut], run.trainer.optimizers[0])
     with Progress() as bar:
         task = bar.add_task(f"Attacking {cut.name}", total=1.0)
-        leakage, attack_wall_s = attack_log(
-            run, log, cut, cli.config_init["tradeoff"].privacy, lambda share: bar.update(task, completed=share)
+        (leakage,) = attack_log(
+            run, log, [cut.name], cli.config_init["tradeoff"].privacy, lambda share: bar.update(task, completed=share)
         )
     return row(
-        cut,
         costs,
         leakage,
-        attack_wall_s,
         run=run,
         accuracy=accuracy,
         rounds=run.strategy.rounds,

@@ -14,6 +14,11 @@ QUICKSTART = Path(recipes.__file__).parent / "quickstart.yaml"
 CLIENTS = 3
 
 
+def white_box(iterations: int) -> dict[str, Any]:
+    """The attack, with so few iterations."""
+    return {"class_path": "attacks.smashed.white_box.WhiteBox", "init_args": {"iterations": iterations}}
+
+
 def quick(**changes: Any) -> dict[str, Any]:
     """The quickstart, cut down to seconds: few clients, two steps, five iterations; dotted keys change it."""
     recipe: dict[str, Any] = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
@@ -29,7 +34,7 @@ def quick(**changes: Any) -> dict[str, Any]:
         "report.cuts": ["stem", "block2"],
         "privacy.records": 8,
         "privacy.pictures": 2,
-        "privacy.attack.iterations": 5,
+        "privacy.attacks": [white_box(5)],
     }
     for key, value in {**settings, **changes}.items():
         *path, last = key.split(".")

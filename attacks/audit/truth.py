@@ -1,0 +1,89 @@
+"""The true records behind messages, read to score and never by an attack; and records of batches in general."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from attacks.attacker import Records, UnavailableError
+from lightning_sfl.cut.batch import named_tensors
+from lightning_sfl.link.log import MessageLog
+
+RecordsAt = Callable[[tuple[int, ...]], Records]
+"""Gives records of the training set by their places in it."""
+
+
+class Truth:
+    """Which records a message came from.
+
+    Args:
+        log: The log, with the truth beside it.
+        records: Gives records by their places in the training set.
+    """
+
+    def __init__(self, log: MessageLog, records: RecordsAt) -> None:
+        self._log = log
+        self._records = records
+        self._origins = log.truth()
+        self._messages = {message.number: message for message in log.messages()}
+
+    def of(self, number: int) -> Records:
+        """The records that a message came from; of an update, those of the round's steps in their order.
+
+        Raises:
+            ValueError: The log has no truth for it.
+        """
+        if number in self._origins:
+            return self._records(self._origins[number].indices)
+        message = self._messages[number]
+        steps = [] if message.client is None else self._log.worked_on(message.client, message.round)
+        indices = tuple(index for step in steps for index in step)
+        if not indices:
+            raise ValueError(f"The truth beside the log does not say which records message {number} came from.")
+        return self._records(indices)
+
+    def client(self, number: int) -> int:
+        """Whose message it is."""
+        client = self._messages[number].client
+        assert client is not None
+        return client
+
+
+def batch_sizes_of(log: MessageLog) -> Callable[[int, int], int]:
+    """How many records a client's first step of a round held, from what is kept beside the log; nothing else of it."""
+
+    def batch_size(client: int, round: int) -> int:
+        steps = log.worked_on(client, round)
+        if not steps:
+            raise UnavailableError(f"it needs batch sizes, and none is known of client {client} in round {round}.")
+        return len(steps[0])
+
+    return batch_size
+
+
+_MOST_AUXILIARY = 512
+
+
+def records_of(batch: Any, name: str) -> Records:
+    """A batch's images, called ``name``, and its labels if exactly one of its tensors can be a class per record."""
+    tensors = named_tensors(batch)
+    count = len(tensors[name])
+    classes = [tensor for tensor in tensors.values() if tensor.dtype == torch.int64 and tensor.shape == (count,)]
+    return Records(images_BCHW=tensors[name], labels_B=classes[0] if len(classes) == 1 else None)
+
+
+def auxiliary_records(loader: Iterable[Any], name: str) -> Records | None:
+    """The first records of a loader, at most 512; None where its batches have no images called ``name``."""
+    parts: list[Records] = []
+    for batch in loader:
+        if name not in named_tensors(batch):
+            return None
+        parts.append(records_of(batch, name))
+        if sum(len(part.images_BCHW) for part in parts) >= _MOST_AUXILIARY:
+            break
+    if not parts:
+        return None
+    images = torch.cat([part.images_BCHW for part in parts])[:_MOST_AUXILIARY]
+    labels = [part.labels_B for part in parts if part.labels_B is not None]
+    whole = len(labels) == len(parts)
+    return Records(images_BCHW=images, labels_B=torch.cat(labels)[:_MOST_AUXILIARY] if whole else None)
