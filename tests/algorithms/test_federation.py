@@ -218,6 +218,7 @@ def alive():
     return kinds.count(Participant), kinds.count(Shard)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_participants_and_not_with_clients_or_rounds():
     """Two participants with two parties each, whoever they are of a thousand clients."""
     module, _, federation = make()

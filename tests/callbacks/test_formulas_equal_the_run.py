@@ -108,6 +108,7 @@ def run(kind: Kind, make_optimizer=sgd, *, callbacks=(), bits=None, precision="3
     return expects
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_bits_of_every_kind_of_model(kind):
     """Short last batches, masks and labels included."""
@@ -125,6 +126,7 @@ def test_bits_of_every_algorithm(algorithm, state):
     assert expects.compared == ({"step"} if cut else set()) | {"broadcast", "update"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "cut"), U_SHAPES, ids=lambda value: getattr(value, "name", None))
 def test_bits_of_u_shapes(kind, cut):
     expects = run(kind, adamw, cut=cut, aggregate_every=2)

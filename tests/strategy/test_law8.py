@@ -53,6 +53,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=20, phases=[Phase.generate])  # to shrink an example would take minutes
 @given(case=CASES, draw=st.data())
 def test_a_run_stopped_twice_ends_as_one_that_was_not(case, draw, tmp_path_factory):
@@ -124,6 +125,7 @@ def test_a_run_goes_on_from_the_end_of_an_epoch_or_a_validation(validation, epoc
         assert apart(whole, case.train(go_on=later), validated=True) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [None, 4], ids=["max_steps", "max_epochs"])
 @pytest.mark.parametrize(
     ("schedule", "validation"),

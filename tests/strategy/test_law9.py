@@ -65,6 +65,7 @@ def test_clients_that_only_exist_cost_nothing(participants):
     assert many[1] == few[1]
 
 
+@pytest.mark.slow
 def test_cost_is_linear_in_participants():
     calls = [cost(200, participants)[0] for participants in (5, 10, 15)]
     assert calls[2] - calls[1] == pytest.approx(calls[1] - calls[0], rel=0.03)

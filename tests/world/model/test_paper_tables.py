@@ -83,6 +83,7 @@ def test_resnet18():
     assert found[-1][0] / 2 == pytest.approx(555.4, abs=0.05)
 
 
+@pytest.mark.slow
 def test_vit_b_32():
     """Every block costs and holds as much as the next, and sends as much: 50 tokens of 768 in 32 bits.
 
