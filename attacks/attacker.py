@@ -136,6 +136,13 @@ class Attacker:
         return self._given(self._background.auxiliary, Knowledge.AUXILIARY_RECORDS)
 
     @property
+    def auxiliary_unit(self) -> Tensor | None:
+        """The same as unit images, (N, C, H, W); None if there are none, for attacks that can do without."""
+        self._require(Knowledge.AUXILIARY_RECORDS)
+        found = self._background.auxiliary
+        return None if found is None else self.space.to_unit(found.images_BCHW)
+
+    @property
     def outside(self) -> Records:
         """Records of another kind.
 

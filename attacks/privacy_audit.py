@@ -2,7 +2,7 @@
 
 import contextlib
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -88,19 +88,25 @@ class PrivacyAudit(pl.Callback):
         self._rounds = 0
         self._template: Any = None
         self._weights: dict[str, torch.Tensor] | None = None
+        self._own_log: MessageLog | None = None
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Have the run keep its messages: in the log that the strategy has, else the newest round's in memory.
 
         Raises:
-            MisconfigurationException: The strategy keeps no message log.
+            MisconfigurationException: The strategy keeps no message log, or has two cuts.
         """
         if stage != "fit":
             return
         strategy = _strategy_of(trainer)
-        if strategy.message_log is None:
-            strategy.message_log = strategy.link.log = MessageLog(keep_rounds=1)
+        if isinstance(strategy.cut, tuple):
+            raise MisconfigurationException(
+                f"cut={strategy.cut!r}: PrivacyAudit takes single cuts; what a U-shape leaks is not measured yet."
+            )
+        if strategy.message_log is None or strategy.message_log is self._own_log:
+            self._own_log = MessageLog(keep_rounds=1)  # a log is of one fit
+            strategy.message_log = strategy.link.log = self._own_log
         self.leakage, self._rounds, self._template, self._weights = {}, 0, None, None
 
     @override
@@ -211,6 +217,7 @@ class PrivacyAudit(pl.Callback):
 class LoggedStrategy(Protocol):
     """What the audit needs of a strategy."""
 
+    cut: str | tuple[str, ...] | Mapping[int, str] | None
     message_log: MessageLog | None
     link: "LoggedLink"
     server_inputs: tuple[str, ...]

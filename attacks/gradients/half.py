@@ -27,9 +27,9 @@ class InvertingHalfGradients(InvertingGradients):
     def run(self, attacker: Attacker, progress: Progress) -> Findings:
         """See :meth:`attacks.attack.Attack.run`."""
         targets = half_targets(attacker)
-        first, auxiliary = targets[0], attacker.auxiliary.images_BCHW
+        first = targets[0]
         blank = torch.zeros(first.records, dtype=torch.int64)  # labels do not matter here
-        chosen = self.tuned(first.gradient_of, attacker.space.to_unit(auxiliary), blank, attacker.space)
+        chosen = self.tuned(first.gradient_of, attacker.auxiliary_unit, blank, attacker.space)
 
         def rebuild(target: Target, part: Progress) -> Reconstruction:
             labels = torch.zeros(target.records, dtype=torch.int64)

@@ -95,8 +95,7 @@ class InvertingGradients:
         targets = whole_model_targets(attacker)
         labels = {target.update.number: labels_in(attacker, target) for target in targets}
         first, space = targets[0], attacker.space
-        auxiliary = space.to_unit(attacker.auxiliary.images_BCHW)
-        chosen = self.tuned(first.gradient_of, auxiliary, labels[first.update.number], space)
+        chosen = self.tuned(first.gradient_of, attacker.auxiliary_unit, labels[first.update.number], space)
 
         def rebuild(target: Target, part: Progress) -> Reconstruction:
             known = labels[target.update.number]

@@ -77,7 +77,7 @@ class WhiteBox:
         first, space = observations[0], attacker.space
         parts = len(self.candidates) + len(observations)
         chosen = self.tuned(
-            space.to_unit(attacker.auxiliary.images_BCHW),
+            attacker.auxiliary_unit,
             forward_of(attacker, first),
             space,
             first.records,

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from attacks import PrivacyAudit
 from attacks.audit.run import audit
+from lightning_sfl import SplitFederatedStrategy
 from lightning_sfl.allocation import Allocation
 from lightning_sfl.link.log import MessageLog
 
@@ -118,6 +119,34 @@ def test_another_strategy_is_refused_by_name():
 
     with pytest.raises(MisconfigurationException, match="SingleDeviceStrategy sends none"):
         trainer.fit(TinyNet(), DataLoader(records, batch_size=2))
+
+
+def test_two_cuts_are_refused_by_name():
+    with pytest.raises(MisconfigurationException, match=r"cut=\('stem', 'body'\)"):
+        train(PrivacyAudit(ATTACK), cut=("stem", "body"))
+
+
+def test_a_second_fit_is_audited_by_itself():
+    """The callback's own log is of one fit; the messages of the first are not those of the second."""
+    callback = PrivacyAudit(ATTACK, records=8)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+        strategy=SplitFederatedStrategy(cut="stem", num_clients=2),
+    )
+    records = TensorDataset(torch.rand(16, 1, 8, 8, generator=torch.Generator()), torch.arange(16) % 10)
+    loader = DataLoader(records, batch_size=4)
+
+    trainer.fit(TinyNet(), loader)
+    trainer.fit_loop.epoch_loop.max_steps = 4
+    trainer.fit(TinyNet(), loader)
+
+    assert [found.cells[0].value.records for (found,) in callback.leakage.values()] == [8]
 
 
 @pytest.mark.parametrize("rounds", [0, -1])
