@@ -95,5 +95,5 @@ def _entering(state: ModuleState, norms: Sequence[nn.Module], images: Tensor) ->
     with ExitStack() as hooks:
         for layer in norms:
             hooks.callback(layer.register_forward_pre_hook(take).remove)
-        functional_call(state.module, state.with_weights(state.trainable), (widened(images),))
+        functional_call(state.module, state.with_weights(state.trainable), (images.to(state.dtype),))
     return tuple(found)

@@ -54,18 +54,19 @@ class InvertingGradients:
         distance: What is made small.
         signed: Whether Adam sees only the sign of the gradient, as published.
         starts: How many starts; :func:`attacks.gradients.starts.successive_halving` drops the worse fits early.
-        tuning_iterations: Steps that each candidate weight is tried with.
+        tuning_iterations: Steps that each candidate weight is tried with; far fewer than ``iterations`` favour a heavy
+            prior.
         enough_fit: Stop when the distance falls below this.
         seed: Seeds the starts, which are uniform noise.
     """
 
     iterations: int = 150
     learning_rate: float = 0.1
-    total_variation_weights: tuple[float, ...] = (0.3, 0.03, 3.0)
+    total_variation_weights: tuple[float, ...] = (0.3, 0.1, 1.0)
     distance: Distance = Distance.ABSOLUTE
     signed: bool = False
     starts: int = 1
-    tuning_iterations: int = 40
+    tuning_iterations: int = 60
     enough_fit: float = 1e-6
     seed: int = 0
 

@@ -58,7 +58,10 @@ def of_local_steps(module: nn.Module, loss: LossOf, local: LocalSGD, passes: int
                 " many images each, and a label for every one."
             )
         differentiable = torch.is_grad_enabled()
-        batches = list(zip(widened(images).chunk(local.steps), labels.chunk(local.steps), strict=True)) * passes
+        batches = (
+            list(zip(images.to(state.dtype).chunk(local.steps), state.labels(labels).chunk(local.steps), strict=True))
+            * passes
+        )
         with torch.enable_grad():
             weights = dict(state.trainable)
             velocity = {name: torch.zeros_like(weight) for name, weight in weights.items()}

@@ -29,49 +29,57 @@ class ModuleState:
         module: The copy.
         trainable: Its trainable parameters, in the order of ``module.parameters()``.
         fixed: Frozen parameters and buffers.
+        dtype: Of all that is floating.
     """
 
     module: nn.Module
     trainable: dict[str, Tensor]
     fixed: dict[str, Tensor]
+    dtype: torch.dtype
 
     def with_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """What ``functional_call`` takes, with buffers that may be written to."""
         return {**weights, **{name: tensor.clone() for name, tensor in self.fixed.items()}}
 
+    def labels(self, labels: Tensor) -> Tensor:
+        """Classes as they are, shares of classes in the module's precision."""
+        return labels.to(self.dtype) if labels.is_floating_point() else labels
 
-def module_state(module: nn.Module) -> ModuleState:
+
+def module_state(module: nn.Module, dtype: torch.dtype = torch.float32) -> ModuleState:
     """Copy a module, so that it may go on training and statistics that a normalisation keeps do not move.
 
     Layers train or evaluate as the module does at this moment, except dropout, which lets everything pass: nobody but
-    the victim knows what it dropped. Weights of 16 bits are widened, since differences of gradients would be lost.
+    the victim knows what it dropped. It runs in ``dtype``, of at least 32 bits, since differences of gradients
+    would be lost in 16.
     """
     own = copy.deepcopy(module)
     for part in own.modules():
         if isinstance(part, nn.modules.dropout._DropoutNd):
             part.eval()
-    parameters = {name: (widened(p.detach()), p.requires_grad) for name, p in own.named_parameters()}
+    parameters = {name: (_own(p, dtype), p.requires_grad) for name, p in own.named_parameters()}
     trainable = {name: tensor.requires_grad_() for name, (tensor, learns) in parameters.items() if learns}
     if not trainable:
         raise ValueError("The module has no trainable parameter, so it gives no gradient: thaw one.")
     frozen = {name: tensor for name, (tensor, learns) in parameters.items() if not learns}
-    buffers = {name: widened(buffer) for name, buffer in own.named_buffers()}
-    return ModuleState(own, trainable, {**frozen, **buffers})
+    buffers = {name: _own(buffer, dtype) for name, buffer in own.named_buffers()}
+    return ModuleState(own, trainable, {**frozen, **buffers}, dtype)
 
 
-def of_module(module: nn.Module, loss: LossOf) -> GradientOf:
+def of_module(module: nn.Module, loss: LossOf, dtype: torch.dtype = torch.float32) -> GradientOf:
     """The gradient of a module's trainable parameters, in the order of ``module.parameters()``.
 
-    The module is copied as :func:`module_state` says.
+    The module is copied as :func:`module_state` says. Images and shares of classes are taken in any precision.
+    ``torch.float64`` costs more, and lets a search come nearer than rounding in 32 bits does.
     """
-    state = module_state(module)
+    state = module_state(module, dtype)
 
     def gradient(images: Tensor, labels: Tensor) -> Gradients:
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
-            scores = functional_call(state.module, state.with_weights(state.trainable), (widened(images),))
+            scores = functional_call(state.module, state.with_weights(state.trainable), (images.to(state.dtype),))
             return torch.autograd.grad(
-                loss(scores, labels),
+                loss(scores, state.labels(labels)),
                 tuple(state.trainable.values()),
                 create_graph=differentiable,
                 materialize_grads=True,
@@ -118,3 +126,7 @@ def squared_norm(tensors: Sequence[Tensor]) -> Tensor:
 def widened(tensor: Tensor) -> Tensor:
     """Floating tensors in at least 32 bits, others as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
+
+
+def _own(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(dtype, copy=True) if tensor.is_floating_point() else tensor

@@ -55,7 +55,7 @@ def test_one_step_is_the_gradient_itself():
 def test_images_of_two_local_steps_come_back_from_one_update():
     """Above 35 dB, of noise, one image for each step; as if it had been one gradient of both it stays 6 dB below."""
     local, images, labels = LocalSGD(steps=2, learning_rate=0.5), unit_images(2), torch.tensor([1, 3])
-    attack = InvertingGradients(iterations=80, total_variation_weights=(0.001,))
+    attack = InvertingGradients(iterations=60, total_variation_weights=(0.001,))
     seen = update_seen(sent(small_net(), local, images, labels), local)
 
     unrolled = attack.reconstruct(of_local_steps(small_net(), cross_entropy, local), seen, labels, SPACE)

@@ -64,6 +64,20 @@ def test_running_the_victim_leaves_no_trace():
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_victim_of_64_bits_takes_images_and_labels_of_32(soft):
+    """What it gives is the gradient of the module in 64 bits, far nearer to it than one of 32 bits is."""
+    net, images, labels = small_net(), unit_images(2), torch.tensor([0, 3])
+    given = nn.functional.one_hot(labels, 5).float() if soft else labels
+
+    found = of_module(net, cross_entropy, torch.float64)(images, given)
+
+    cross_entropy(net.double()(images.double()), labels).backward()
+    for one, parameter in zip(found, net.parameters(), strict=True):
+        assert one.dtype == torch.float64
+        assert torch.allclose(one, parameter.grad, rtol=1e-12, atol=1e-14)
+
+
 class Counting(nn.Module):
     """Its answer grows with every call."""
 
