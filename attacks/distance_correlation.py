@@ -7,7 +7,7 @@ _ROUNDING = 1e-13
 
 
 def distance_correlation(x_NP: Tensor, y_NQ: Tensor) -> float:
-    """The unbiased squared distance correlation of paired samples (Székely and Rizzo 2014, section 3.2).
+    """The unbiased squared distance correlation of paired samples (Székely and Rizzo 2014).
 
     Distances are Euclidean, not squared; diagonals are left out and distances U-centred, so independent samples give 0
     on average, however many dimensions they have. It may be below 0. Where all records of a side are equally far from

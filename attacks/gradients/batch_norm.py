@@ -54,7 +54,7 @@ def batch_statistics(before: Gradients, after: Gradients, momentum: float, steps
 class WithStatistics:
     """A victim that gives batch statistics away along with the gradient, as more entries to be matched.
 
-    Yin et al. 2021 (GradInversion, equation 10) add Σ‖μₗ − μₗ*‖ + ‖σₗ² − σₗ²*‖ with a weight to the distance of the
+    Yin et al. 2021 (GradInversion) add Σ‖μₗ − μₗ*‖ + ‖σₗ² − σₗ²*‖ with a weight to the distance of the
     gradients. Here the statistics, scaled to a share of the observed gradient, are entries of one long vector, so that
     any attack on gradients uses them.
 

@@ -47,7 +47,7 @@ class LabelledReconstruction:
 class DeepLeakage:
     """Gradient matching by L-BFGS on images and soft labels jointly.
 
-    Zhu, Liu and Han 2019, "Deep Leakage from Gradients" (algorithm 1): minimise ‖∇L(x, softmax(y)) − g*‖² from
+    Zhu, Liu and Han 2019, "Deep Leakage from Gradients": minimise ‖∇L(x, softmax(y)) − g*‖² from
     x, y ~ N(0, 1), without a prior. The victim must be smooth (sigmoids, strides instead of pooling). A start either
     finds the images to float precision or ends far off, and the distance tells which, so several are tried. Ours: the
     distance is divided by ‖g*‖², a line search (strong Wolfe conditions) lets starts succeed that unit steps lose,

@@ -42,7 +42,7 @@ class Distance(enum.StrEnum):
 class InvertingGradients:
     """Gradient matching over all layers jointly with a total variation prior; labels are given.
 
-    Geiping et al. 2020, "Inverting Gradients - How easy is it to break privacy in federated learning?" (section 4):
+    Geiping et al. 2020, "Inverting Gradients - How easy is it to break privacy in federated learning?":
     Adam on the images in their box minimises distance(∇L(x), g*) + a·TV(x). Ours where it differs: absolute distances
     of normalised gradients by default, a step size and a weight a that fall to 0 together along a cosine, several
     starts that are given up early if others fit better, and a weight a that is chosen on auxiliary images.
@@ -213,7 +213,7 @@ class _Matching:
 
 
 def total_variation(unit_BCHW: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels, down and across (Geiping et al. 2020, equation 4)."""
+    """Mean absolute difference of neighbouring pixels, down and across (Geiping et al. 2020)."""
     down = (unit_BCHW[..., 1:, :] - unit_BCHW[..., :-1, :]).abs()
     across = (unit_BCHW[..., :, 1:] - unit_BCHW[..., :, :-1]).abs()
     # Images one pixel high or wide have no neighbours that way.

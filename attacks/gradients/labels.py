@@ -16,7 +16,7 @@ from attacks.gradients.victim import Gradients
 def idlg(weight_KF: Tensor) -> int:
     """The label of a batch of one record: exact where the features h are not negative and not all zero.
 
-    Zhao et al. 2020, "iDLG: Improved Deep Leakage from Gradients" (section 3): only the label's row of (p − y)·hᵀ is
+    Zhao et al. 2020, "iDLG: Improved Deep Leakage from Gradients": only the label's row of (p − y)·hᵀ is
     negative, since p − y is below 0 there alone.
     """
     return int(weight_KF.double().sum(1).argmin())
@@ -30,7 +30,7 @@ def idlg_by_bias(bias_K: Tensor) -> int:
 def unique_labels(weight_KF: Tensor, records: int) -> Tensor:
     """The labels of a batch in which no class appears twice, sorted, int64 (B,).
 
-    Yin et al. 2021, "See through Gradients: Image Batch Recovery via GradInversion" (section 3.1): the classes whose
+    Yin et al. 2021, "See through Gradients: Image Batch Recovery via GradInversion": the classes whose
     rows have the most negative entry. Features must not be negative.
     """
     classes = len(weight_KF)
@@ -76,7 +76,7 @@ def labels_of(counts_K: Tensor) -> Tensor:
 def counts_by_impact(weight_KF: Tensor, records: int, probes: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
     """Counts where there is no bias: row sums fall by about one impact for each record of a class, int64 (K,).
 
-    Wainakh et al. 2022, "User-Level Label Leakage from Gradients in Federated Learning" (LLG, algorithm 1): a class
+    Wainakh et al. 2022, "User-Level Label Leakage from Gradients in Federated Learning" (LLG), from memory of the paper: a class
     whose row sum is negative has a record; then records are given out one by one to the most negative row sum, whose
     impact is taken off that same row each time. With probes (weight gradients of batches of one class and that class,
     which the attacker makes from auxiliary inputs), impact and offsets are measured instead of estimated (LLG+).

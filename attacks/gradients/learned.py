@@ -30,8 +30,8 @@ def undefended(gradients: Gradients) -> Gradients:
 class LearningToInvert:
     """A network from gradients to images, trained on auxiliary images.
 
-    Wu et al. 2023, "Learning To Invert: Simple Adaptive Attacks for Gradient Inversion in Federated Learning"
-    (sections 3 and 4): the attacker makes (gradient, image) pairs with its own images through the victim's model and
+    Wu et al. 2023, "Learning To Invert: Simple Adaptive Attacks for Gradient Inversion in Federated Learning":
+    the attacker makes (gradient, image) pairs with its own images through the victim's model and
     the victim's defence, and fits a fully connected network by mean squared error. It needs no derivative of the
     defence, so it stands against pruning, signs and quantisation. Each gradient is of one record. Large gradients are
     first projected by random signs into ``features`` buckets (their hashing); ours: then set to mean 0 and deviation 1

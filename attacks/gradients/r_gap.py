@@ -37,7 +37,7 @@ def layer_rank(
 ) -> LayerRank:
     """The rank of one layer's equations in its input, at batch 1.
 
-    Zhu and Blaschko 2021, "R-GAP: Recursive Gradient Attack on Privacy" (section 3, the rank analysis of section 4):
+    Zhu and Blaschko 2021, "R-GAP: Recursive Gradient Attack on Privacy":
     given the layer's output z and the gradient k at it, the input x solves W·x = z (weight constraints) and the linear
     system that writes dL/dW in x with coefficients k (gradient constraints). Whether x is unique is a matter of their
     joint rank, before anything is solved.

@@ -99,7 +99,7 @@ def carries_nothing(seen: Sequence[Tensor]) -> bool:
 
 
 def cosine_distance(gradients: Sequence[Tensor], seen: Sequence[Tensor]) -> Tensor:
-    """1 − ⟨g, g*⟩ / (‖g‖·‖g*‖) over all parameters as one vector (Geiping et al. 2020, equation 4)."""
+    """1 − ⟨g, g*⟩ / (‖g‖·‖g*‖) over all parameters as one vector (Geiping et al. 2020)."""
     product = torch.stack([(one * other).sum() for one, other in zip(gradients, seen, strict=True)]).sum()
     return 1 - product / (squared_norm(gradients) * squared_norm(seen)).clamp_min(1e-38).sqrt()
 

@@ -26,7 +26,7 @@ from lightning_sfl.link.message import MessageKind
 class Decoder:
     """An inverse network, black box with queries.
 
-    He et al. 2019 (section 5): on pairs of auxiliary images and what they become, Adam on the mean squared error of
+    He et al. 2019: on pairs of auxiliary images and what they become, Adam on the mean squared error of
     pixels; here with a step size that falls to 0 by a cosine, smashed data freed of mean and scale, and a linear part
     that is solved for. A query gives
     what crossed as the server decodes it, so quantisers and noise are trained against.

@@ -61,7 +61,7 @@ def as_map(smashed: tuple[Tensor, ...], records: int) -> Tensor:
 class InverseNetwork(nn.Module):
     """From smashed data to unit images.
 
-    He et al. 2019, section 5: the mirror of the client's half, one transposed convolution of stride 2 for every halving
+    He et al. 2019: the mirror of the client's half, one transposed convolution of stride 2 for every halving
     of the resolution, which is read off the smashed data. Flat ones begin with a dense layer onto a small map. Beside
     it (ours) a linear map of the 3x3 places around each pixel's own, which :meth:`solve_linear` finds in closed form,
     so that steps are spent on what is not linear. Until then it is 0, and what stands behind the other is 0 as well.

@@ -244,7 +244,7 @@ class Critic(nn.Module):
             hidden_BD = hidden.mean((2, 3))
         logit: Tensor = self.verdict(hidden_BD)
         if self.of_label is not None and labels_B is not None:
-            # A label's own direction (projection discriminator, Miyato and Koyama 2018, equation 3).
+            # A label's own direction (projection discriminator, Miyato and Koyama 2018).
             towards_BD = self.of_label(one_hot(labels_B, self.classes).to(hidden_BD))
             logit = logit + (towards_BD * hidden_BD).sum(1, keepdim=True)
         return logit

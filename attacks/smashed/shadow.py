@@ -26,7 +26,7 @@ from lightning_sfl.link.message import MessageKind
 class Shadow:
     """Query-free inversion through a shadow model.
 
-    He et al. 2019 (section 6): a half of the attacker's own is trained on labelled auxiliary images so that the
+    He et al. 2019: a half of the attacker's own is trained on labelled auxiliary images so that the
     server's half, which stays as it is, classifies what it sends; what the client sent is then inverted as if the
     shadow had sent it.
 

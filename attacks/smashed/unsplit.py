@@ -25,7 +25,7 @@ from lightning_sfl.link.message import MessageKind
 class UnSplit:
     """Images and a clone of the client's half, found together by turns.
 
-    Erdogan, Küpçü and Çiçek 2022, "UnSplit" (WPES, algorithm 1): from mid-range images and randomly drawn weights, 1000
+    Erdogan, Küpçü and Çiçek 2022, "UnSplit" (WPES): from mid-range images and randomly drawn weights, 1000
     rounds of 100 steps of Adam (amsgrad) on the images, MSE(f̃(x), z) + 0.1·TV(x) + mean(x²), and 100 on the weights,
     MSE(f̃(x), z). Here the distance is divided by mean(z²), pixels are kept in the box, and x in the penalty is what the
     model sees.

@@ -29,7 +29,7 @@ SMOOTH = Descent(prior_weight=1.0, learning_rate=0.05)
 class WhiteBox:
     """Regularised maximum likelihood estimation, white box, made free of scale.
 
-    He, Zhang and Lee 2019, "Model Inversion Attacks Against Collaborative Inference" (ACSAC, section 4), minimise
+    He, Zhang and Lee 2019, "Model Inversion Attacks Against Collaborative Inference" (ACSAC), minimise
     ‖f(x) − z‖² + a·TV(x), TV the mean squared difference of neighbouring pixels, from a constant image by Adam. Here
     the distance is divided by ‖z‖² and Adam's eps is 1e-8, since with the published constants the input hardly moves
     where activations are small; pixels are kept in the box; and a falls to 0 with the step size, so that a strong prior

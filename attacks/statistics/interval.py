@@ -35,8 +35,8 @@ def bootstrap_mean(values_N: Tensor, clients_N: Tensor, *, seed: int = 0) -> Int
     Clients are drawn with replacement, each with all its records (Field and Welsh 2007, "Bootstrapping clustered
     data"); of a single client, records are. Of K drawn units, resampled means lie too close together for a small K:
     their distances from the mean are stretched by √(K / (K - 1)) and by Student's t with K - 1 degrees of freedom over
-    the normal quantile (as Hesterberg 2015, "What teachers should know about the bootstrap", section 3.2, expands
-    percentile intervals), 9-fold for 2 clients and by 4 % for 50.
+    the normal quantile (as Hesterberg 2015, "What teachers should know about the bootstrap", expands percentile
+    intervals), 9-fold for 2 clients and by 4 % for 50.
 
     Args:
         values_N: One value per record.
