@@ -76,10 +76,11 @@ def labels_of(counts_K: Tensor) -> Tensor:
 def counts_by_impact(weight_KF: Tensor, records: int, probes: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
     """Counts where there is no bias: row sums fall by about one impact for each record of a class, int64 (K,).
 
-    Wainakh et al. 2022, "User-Level Label Leakage from Gradients in Federated Learning" (LLG), from memory of the paper: a class
-    whose row sum is negative has a record; then records are given out one by one to the most negative row sum, whose
-    impact is taken off that same row each time. With probes (weight gradients of batches of one class and that class,
-    which the attacker makes from auxiliary inputs), impact and offsets are measured instead of estimated (LLG+).
+    Wainakh et al. 2022, "User-Level Label Leakage from Gradients in Federated Learning" (LLG), from memory of the
+    paper: a class whose row sum is negative has a record; then records are given out one by one to the most negative
+    row sum, whose impact is taken off that same row each time. With probes (weight gradients of batches of one class
+    and that class, which the attacker makes from auxiliary inputs), impact and offsets are measured instead of
+    estimated (LLG+).
 
     Args:
         weight_KF: Gradient of the last weight, of the mean loss. Features must not be negative.
