@@ -11,6 +11,7 @@ from lightning_sfl.link.codecs.chain import Chain
 from lightning_sfl.link.codecs.codec import Codec
 from lightning_sfl.link.codecs.uniform import UniformQuantiser
 from lightning_sfl.link.message import MessageKind
+from lightning_sfl.strategy.planned import Planned
 
 Codecs = Sequence[Codec] | dict[str, Sequence[Codec]] | dict[int, Sequence[Codec] | dict[str, Sequence[Codec]]]
 """A chain for all that crosses at the cuts; or chains by kind of message; or either of these by client."""
@@ -128,14 +129,12 @@ class CodecPlan:
     def __init__(self, given: GivenCodecs, seed: int) -> None:
         self.seed = seed
         self.given = given
-        self._now: list[int] | None = None
-        self._later: list[int] | None = None
-        self._round = 0
+        self._bits: Planned[list[int] | None] = Planned(None)
 
     def chain(self, kind: MessageKind, client: int, round: int) -> Chain:
         """See :class:`~lightning_sfl.link.link.LinkCodecs`."""
         chain = self.given.of_client(client).get(kind, Chain())
-        bits = self._later if self._later is not None and round >= self._round else self._now
+        bits = self._bits.reach(round)
         if bits is None or kind not in _AT_CUTS or not chain.has_bits:
             return chain
         return chain.with_bits(None if bits[client] == UNENCODED_BIT else bits[client])
@@ -156,17 +155,15 @@ class CodecPlan:
         """Give clients bits from a round on that has not begun, if the allocation says which."""
         if allocation.bits is None:
             return
-        if self._later is not None and round > self._round:
-            self._now = self._later
-        self._later, self._round = [int(bit) for bit in allocation.bits], round
+        self._bits.plan([int(bit) for bit in allocation.bits], round)
 
     def state_dict(self) -> dict[str, Any]:
         """As plain Python, for checkpoints."""
-        return {"now": self._now, "later": self._later, "round": self._round}
+        return self._bits.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
-        self._now, self._later, self._round = state["now"], state["later"], state["round"]
+        self._bits.load_state_dict(state)
 
 
 def _chains(whose: str, codecs: object) -> _Chains:

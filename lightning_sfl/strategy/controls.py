@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_sfl.allocation import Allocation
+from lightning_sfl.strategy.planned import Planned
 
 NAMES = ("transmit_power_watt", "clock_hz", "bandwidth_hz")
 
@@ -12,27 +13,23 @@ class SimulatedControls:
     """What every registered client was given, by name, and from which round on."""
 
     def __init__(self) -> None:
-        self._now: dict[str, list[float]] = {}
-        self._later: dict[str, list[float]] = {}
-        self._round = 0
+        self._given: Planned[dict[str, list[float]]] = Planned({})
 
     def plan(self, allocation: Allocation, round: int) -> None:
         """Give clients something from a round on that has not begun; what is None stays as it is."""
-        if round > self._round:
-            self._now, self._later, self._round = self._now | self._later, {}, round
         given = {name: getattr(allocation, name) for name in NAMES}
-        self._later |= {
-            name: [float(value) for value in values] for name, values in given.items() if values is not None
-        }
+        new = {name: [float(value) for value in values] for name, values in given.items() if values is not None}
+        if new:
+            self._given.plan(self._given.last | new, round)
 
     def at(self, round: int) -> Mapping[str, Sequence[float]]:
-        """What clients have in a round, by name; what nobody was given is left out."""
-        return self._now | self._later if round >= self._round else self._now
+        """What clients have in a round that has begun, by name; what nobody was given is left out."""
+        return self._given.reach(round)
 
     def state_dict(self) -> dict[str, Any]:
         """As plain Python, for checkpoints."""
-        return {"now": self._now, "later": self._later, "round": self._round}
+        return self._given.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
-        self._now, self._later, self._round = dict(state["now"]), dict(state["later"]), state["round"]
+        self._given.load_state_dict(state)

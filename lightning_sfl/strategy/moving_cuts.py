@@ -1,10 +1,11 @@
-"""Where every client cuts in the round at hand, and from a later one on."""
+"""Where every client cuts in the round at hand, and from later ones on."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from lightning_sfl.strategy.cuts import Cuts
+from lightning_sfl.strategy.planned import Planned
 
 
 class MovingCuts:
@@ -12,49 +13,46 @@ class MovingCuts:
 
     Args:
         given: Where clients cut at the start.
-
-    Attributes:
-        now: Where they cut now.
-        later: Where they are to cut from a later round on; None if nothing is to move.
     """
 
     def __init__(self, given: Cuts) -> None:
-        self.now = self._given = given
-        self.later: Cuts | None = None
-        self._round = 0
+        self._given = given
+        self._planned = Planned(given)
+
+    @property
+    def now(self) -> Cuts:
+        """Where clients cut now."""
+        return self._planned.now
+
+    @now.setter
+    def now(self, cuts: Cuts) -> None:
+        self._planned.now = cuts
 
     def plan(self, cuts: Cuts, round: int) -> None:
         """Let clients cut elsewhere from a round on."""
-        self.later, self._round = cuts, round
+        self._planned.plan(cuts, round)
 
     def due(self, round: int) -> Cuts | None:
-        """Where clients are to cut in a round that begins, if it is elsewhere."""
-        return self.later if round >= self._round else None
+        """Where clients are to cut in a round that begins, if they were told anything."""
+        return self._planned.at(round) if any(at <= round for at, _ in self._planned.waiting()) else None
 
-    def move(self) -> None:
+    def move(self, round: int) -> None:
         """Let them cut there from now on."""
-        assert self.later is not None
-        self.now, self.later = self.later, None
+        self._planned.reach(round)
 
     @property
     def names(self) -> list[str]:
         """All cuts in use now or later."""
-        return sorted({*self.now.names, *([] if self.later is None else self.later.names)})
+        return sorted({name for cuts in (self.now, *self._planned.later) for name in cuts.names})
 
     def state_dict(self) -> dict[str, Any]:
         """As plain Python, for checkpoints."""
-        return {
-            "given_cuts": dataclasses.asdict(self._given),
-            "cuts": dataclasses.asdict(self.now),
-            **self.planned(),
-        }
+        return {"given_cuts": dataclasses.asdict(self._given), "cuts": dataclasses.asdict(self.now), **self.planned()}
 
     def planned(self) -> dict[str, Any]:
-        """The part of the state that says what is planned."""
-        return {
-            "next_cuts": None if self.later is None else dataclasses.asdict(self.later),
-            "next_round": self._round,
-        }
+        """The part of the state that says what is planned; empty if nothing is."""
+        waiting = [(round, dataclasses.asdict(cuts)) for round, cuts in self._planned.waiting()]
+        return {"planned_cuts": waiting} if waiting else {}
 
     def go_on(self, state: Mapping[str, Any]) -> bool:
         """Go on from a state, unless this run was given other cuts than the one that saved it; says whether it was not.
@@ -64,6 +62,7 @@ class MovingCuts:
         if Cuts(**state["given_cuts"]) != self._given and self.now.default is not None:
             return False
         self.now = Cuts(**state["cuts"])
-        if self.later is None and state["next_cuts"] is not None:
-            self.plan(Cuts(**state["next_cuts"]), state["next_round"])
+        if not self._planned.later:
+            for round, cuts in state.get("planned_cuts", ()):
+                self.plan(Cuts(**cuts), round)
         return True

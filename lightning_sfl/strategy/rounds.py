@@ -85,7 +85,7 @@ class Rounds:
         if self.federation is None:
             if self._algorithm.uses_cut:
                 if self._moving.due(batches.round):
-                    self._moving.move()  # nothing is anywhere yet that could change hands
+                    self._moving.move(batches.round)  # nothing is anywhere yet that could change hands
                 return
             self.found({})
         assert self.federation is not None
@@ -171,7 +171,7 @@ class Rounds:
         """Let clients cut where they were told to; what changes hands crosses the link."""
         assert self.federation is not None
         self._check(cuts)
-        self._moving.move()
+        self._moving.move(batches.round)
         self.known.forget()
         before = self.federation
         after = self.found(self.known.splits)
@@ -182,7 +182,7 @@ class Rounds:
         if self.federation is None:
             if self._saved is None:
                 return {**self._moving.state_dict(), "lost_first": sorted(self.lost_first)}
-            return {**self._saved, **(self._moving.planned() if self._moving.later else {})}
+            return {**self._saved, **self._moving.planned()}
         return {
             **self._moving.state_dict(),
             "rounds": self.count,

@@ -265,5 +265,6 @@ def test_what_is_planned_before_the_first_step_of_a_run_that_goes_on_is_in_the_n
     with pytest.raises(SystemExit):
         train(ckpt_path=tmp_path / "step=4.ckpt", callbacks=[Saves()])
     state = torch.load(tmp_path / "again.ckpt", weights_only=True)["split_federated"]["rounds"]
-    assert state["next_cuts"]["default"] == "model.5"
+    ((_, planned),) = state["planned_cuts"]
+    assert planned["default"] == "model.5"
     assert state["federation"]["round"] == 1

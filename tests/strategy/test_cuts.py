@@ -24,6 +24,7 @@ from sfl_models import Classifier, quiet_trainer, same
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sfl.allocation import Allocation
+from lightning_sfl.link.codecs import NearestUniform
 
 # A run that goes on from a checkpoint is told so where it has other callbacks than the run that wrote it.
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
@@ -165,6 +166,42 @@ def test_the_last_of_several_wishes_within_a_round_counts():
     found = train(plan=plan, steps=7)
     assert found.asks.cuts[-1] == ["model.4"] * 3
     assert [len(step[0]) for step in found.asks.steps] == [4] * 6 + [2]
+
+
+def test_wishes_of_every_round_come_one_after_the_other():
+    """Rounds of one step: what is asked for before step k + 1 does not replace what was asked for before step k.
+
+    Bits, power and batch sizes come with the cuts.
+    """
+    names = ["model.2", "model.5", "model.4", "model.3"]
+    plan = {
+        step: Allocation(
+            cut=[names[step % 4]] * 3, bits=[4 + step] * 3, batch_size=[1 + step % 4] * 3, clock_hz=[1e8 + step] * 3
+        )
+        for step in range(8)
+    }
+
+    class Notes(pl.Callback):
+        def __init__(self):
+            self.clocks = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.clocks.append(trainer.strategy.controls.at(batch.round).get("clock_hz", [None])[0])
+
+    notes = Notes()
+    found = train(
+        plan=plan, hook="on_train_batch_start", steps=8, aggregate_every=1, callbacks=[notes],
+        codecs=[NearestUniform(bits=8)], parts=[list(range(32 * c, 32 * c + 32)) for c in range(3)], norm=False,
+    )  # fmt: skip
+
+    began = [names[0], *(names[step % 4] for step in range(7))]
+    assert found.asks.cuts == [[name] * 3 for name in began]
+    assert [len(step[0]) for step in found.asks.steps] == [4, *(1 + step % 4 for step in range(7))]
+    assert notes.clocks == [None, *(1e8 + step for step in range(7))]
+    sent = [next(iter(m.codings.values())) for m in found.log.messages() if m.kind == "smashed" and m.client == 0]
+    assert [str(coding.chain) for coding in sent] == [
+        f"NearestUniform(bits={bits})" for bits in (8, *(4 + step for step in range(7)))
+    ]
 
 
 # Messages
