@@ -92,8 +92,8 @@ class Attacker:
         self.cut = cut
         self.records = records
 
-    def messages(self, kind: MessageKind, *, client: int | None = None) -> Iterator[Message]:
-        """Messages of one kind at this cut, in the order in which they were sent.
+    def messages(self, kind: MessageKind, *, client: int | None = None, every_cut: bool = False) -> Iterator[Message]:
+        """Messages of one kind, at this cut or at every cut, in the order in which they were sent.
 
         Raises:
             UndeclaredError: The threat model does not let the attacker see this kind.
@@ -104,7 +104,8 @@ class Attacker:
                 f"kind={kind.value!r}: the threat model {self.threat.name!r} sees {seen} only. An attack must declare"
                 " what it reads."
             )
-        return (found for found in self._source.messages(kinds=[kind], client=client) if found.cut == self.cut)
+        found = self._source.messages(kinds=[kind], client=client)
+        return (message for message in found if every_cut or message.cut == self.cut)
 
     def sees(self, kind: MessageKind) -> bool:
         """Whether messages of this kind may be asked for."""
@@ -117,8 +118,12 @@ class Attacker:
     @property
     def program(self) -> Program:
         """The model's program at this cut."""
+        return self.program_at(self.cut)
+
+    def program_at(self, cut: str | None) -> Program:
+        """The model's program at another cut that the log has messages of; at None, the whole of it."""
         self._require(Knowledge.ARCHITECTURE)
-        return self._background.program(self.cut)
+        return self._background.program(cut)
 
     @property
     def space(self) -> ImageSpace:

@@ -1,7 +1,7 @@
 """What an attacker has of one batch: the smashed data, what crossed beside them, and the weights in force."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from torch import Tensor
 
@@ -79,16 +79,40 @@ def last_observations(attacker: Attacker) -> list[Observation]:
         )
     chosen = _enough([newest[client] for client in sorted(newest)], attacker.records)
     steps = {(_client(message), message.step) for message, _ in chosen}
-    beside: dict[tuple[int, int], dict[str, Tensor]] = {}
-    for kind in (MessageKind.LABEL, MessageKind.MASK, MessageKind.INPUT):
-        for message in attacker.messages(kind) if attacker.sees(kind) else ():
-            if (_client(message), message.step) in steps:
-                beside.setdefault((_client(message), message.step), {}).update(message.decoded())
     gradients: dict[tuple[int, int], dict[str, Tensor]] = {}
     for message in attacker.messages(MessageKind.CUT_GRADIENT) if attacker.sees(MessageKind.CUT_GRADIENT) else ():
         if (_client(message), message.step) in steps:
             gradients[_client(message), message.step] = message.decoded()
+    beside = _beside(attacker, steps)
     return [_observation(message, weights, beside, gradients) for message, weights in chosen]
+
+
+def earlier_observations(attacker: Attacker, anchor: Observation) -> Iterator[Observation]:
+    """Earlier batches of the same client, at all cuts, whose weights were broadcast; newest first, one at a time.
+
+    Their cut gradients are not looked up.
+
+    Raises:
+        UndeclaredError: The attacker does not know weights.
+    """
+    broadcast = {m.round: m for m in attacker.messages(MessageKind.BROADCAST, client=anchor.client, every_cut=True)}
+    first: dict[int, Message] = {}
+    for message in attacker.messages(MessageKind.SMASHED, client=anchor.client, every_cut=True):
+        if message.round in broadcast and message.step < anchor.step:
+            first.setdefault(message.round, message)
+    beside = _beside(attacker, {(anchor.client, message.step) for message in first.values()})
+    for round in sorted(first, reverse=True):
+        yield _observation(first[round], broadcast[round].decoded(), beside, {})
+
+
+def _beside(attacker: Attacker, steps: Collection[tuple[int, int]]) -> dict[tuple[int, int], dict[str, Tensor]]:
+    """Batch tensors that crossed beside smashed data, by client and step, at any cut."""
+    found: dict[tuple[int, int], dict[str, Tensor]] = {}
+    for kind in (MessageKind.LABEL, MessageKind.MASK, MessageKind.INPUT):
+        for message in attacker.messages(kind, every_cut=True) if attacker.sees(kind) else ():
+            if (_client(message), message.step) in steps:
+                found.setdefault((_client(message), message.step), {}).update(message.decoded())
+    return found
 
 
 def _observation(

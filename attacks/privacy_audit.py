@@ -49,6 +49,9 @@ class PrivacyAudit(pl.Callback):
         input_low: Smallest value of a pixel as the model is given it.
         input_high: Largest.
         directory: Where to write ``round_000012/report.html`` and ``report.json``; None writes nothing.
+        keep_rounds: How many rounds of messages to keep in memory where the strategy has no message log of its own.
+            Attacks on several messages of a record (``linked_views``) need more than an epoch of them; all others
+            read the newest.
 
     Attributes:
         leakage: What was found, by the number of rounds that had ended.
@@ -68,8 +71,11 @@ class PrivacyAudit(pl.Callback):
         input_low: Sequence[float] = (0.0,),
         input_high: Sequence[float] = (1.0,),
         directory: str | Path | None = None,
+        keep_rounds: int = 1,
     ) -> None:
         super().__init__()
+        if keep_rounds < 1:
+            raise ValueError(f"keep_rounds={keep_rounds} is not accepted: give an integer of at least 1.")
         if every_n_rounds is not None and every_n_rounds < 1:
             raise ValueError(
                 f"every_n_rounds={every_n_rounds} is not accepted: give an integer of at least 1, or None."
@@ -83,6 +89,7 @@ class PrivacyAudit(pl.Callback):
         )
         self.cuts = None if cuts is None else tuple(cuts)
         self.every_n_rounds = every_n_rounds
+        self.keep_rounds = keep_rounds
         self.directory = None if directory is None else Path(directory)
         self.leakage: dict[int, list[CutLeakage]] = {}
         self._rounds = 0
@@ -105,7 +112,7 @@ class PrivacyAudit(pl.Callback):
                 f"cut={strategy.cut!r}: PrivacyAudit takes single cuts; what a U-shape leaks is not measured yet."
             )
         if strategy.message_log is None or strategy.message_log is self._own_log:
-            self._own_log = MessageLog(keep_rounds=1)  # a log is of one fit
+            self._own_log = MessageLog(keep_rounds=self.keep_rounds)  # a log is of one fit
             strategy.message_log = strategy.link.log = self._own_log
         self.leakage, self._rounds, self._template, self._weights = {}, 0, None, None
 
@@ -140,10 +147,12 @@ class PrivacyAudit(pl.Callback):
         log = strategy.message_log
         assert log is not None
         with _traceless():
-            cuts = [cut for cut in cuts_of(log) if self.cuts is None or cut in self.cuts]
-            programs = {cut: self._program(pl_module, strategy, cut) for cut in cuts}
-            if not programs:
+            held = cuts_of(log)
+            cuts = [cut for cut in held if self.cuts is None or cut in self.cuts]
+            if not cuts:
                 return
+            # Attacks on one cut may use what crossed at another.
+            programs = {cut: self._program(pl_module, strategy, cut) for cut in held}
             name, (_, channels, height, width), _ = next(iter(programs.values())).image_input(1)
             background = Background(
                 program=programs.__getitem__,

@@ -7,6 +7,8 @@ from attacks.gradients.half import InvertingHalfGradients
 from attacks.gradients.inverting import InvertingGradients
 from attacks.gradients.last_layer import LabelCounts
 from attacks.gradients.learned import LearningToInvert
+from attacks.joint.linked_views import LinkedViews
+from attacks.joint.one_step import OneStep
 from attacks.smashed.decoder import Decoder
 from attacks.smashed.linear import LeastSquares
 from attacks.smashed.sdar import Sdar
@@ -27,6 +29,8 @@ ATTACKS: dict[str, type[Attack]] = {
     "inverting_half_gradients": InvertingHalfGradients,
     "deep_leakage": DeepLeakage,
     "learning_to_invert": LearningToInvert,
+    "one_step": OneStep,
+    "linked_views": LinkedViews,
 }
 """All attacks that can be named."""
 

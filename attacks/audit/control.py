@@ -17,6 +17,7 @@ from lightning_sfl.link.message import FED_SERVER, SERVER, Message, MessageKind,
 
 CLASSES = 10
 _CLIENTS = 2
+_ROUNDS = 2
 _AUXILIARY = 64
 _LEARNING_RATE = 0.1
 
@@ -62,7 +63,7 @@ def smooth_images(space: ImageSpace, count: int, draw: torch.Generator) -> Tenso
 
 
 def control_run(space: ImageSpace, cut: str | None, *, seed: int = 0) -> tuple[MessageLog, Background, RecordsAt]:
-    """One round of two clients with a record each: its log, what there is to know of it, and its records.
+    """Two rounds of two clients with the same record each: their log, what there is to know of it, and the records.
 
     Args:
         space: Where images lie: those of the real victim.
@@ -76,8 +77,10 @@ def control_run(space: ImageSpace, cut: str | None, *, seed: int = 0) -> tuple[M
     template = (torch.zeros_like(images[:2]), torch.zeros(2, dtype=torch.int64))
     split = None if cut is None else search(module, template).cut(cut).split
     log = MessageLog()
-    for client in range(_CLIENTS):
-        _play(log, module, cut, client, images[client : client + 1], labels[client : client + 1])
+    for round in range(_ROUNDS):
+        for client in range(_CLIENTS):
+            own = slice(client, client + 1)
+            _play(log, module, cut, client, round, images[own], labels[own])
     background = Background(
         program=lambda _: Program(module, split, template),
         space=space,
@@ -93,7 +96,9 @@ def control_run(space: ImageSpace, cut: str | None, *, seed: int = 0) -> tuple[M
     return log, background, records
 
 
-def _play(log: MessageLog, module: _Invertible, cut: str | None, client: int, images: Tensor, labels: Tensor) -> None:
+def _play(
+    log: MessageLog, module: _Invertible, cut: str | None, client: int, round: int, images: Tensor, labels: Tensor
+) -> None:
     """The messages of one client's round of a single step of gradient descent."""
     mixed = module.mix(images)
     first = module.first(module.flatten(mixed))
@@ -109,7 +114,14 @@ def _play(log: MessageLog, module: _Invertible, cut: str | None, client: int, im
         ends = (client_name(client), server) if up else (server, client_name(client))
         number = sum(1 for _ in log.messages())
         message = Message(
-            number=number, kind=kind, sender=ends[0], receiver=ends[1], round=0, step=0, cut=cut, tensors=tensors
+            number=number,
+            kind=kind,
+            sender=ends[0],
+            receiver=ends[1],
+            round=round,
+            step=round,
+            cut=cut,
+            tensors=tensors,
         )
         log.append(message, Origin(client, (client,)))
 

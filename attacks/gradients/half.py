@@ -26,7 +26,7 @@ class InvertingHalfGradients(InvertingGradients):
 
     def run(self, attacker: Attacker, progress: Progress) -> Findings:
         """See :meth:`attacks.attack.Attack.run`."""
-        targets = half_targets(attacker)
+        targets = [target for target, _ in half_targets(attacker)]
         first = targets[0]
         blank = torch.zeros(first.records, dtype=torch.int64)  # labels do not matter here
         chosen = self.tuned(first.gradient_of, attacker.auxiliary_unit, blank, attacker.space)

@@ -94,8 +94,8 @@ def whole_model_targets(attacker: Attacker) -> list[Target]:
     return chosen
 
 
-def half_targets(attacker: Attacker) -> list[Target]:
-    """Updates of client halves, each of a single step whose cut gradient was seen.
+def half_targets(attacker: Attacker) -> list[tuple[Target, Observation]]:
+    """Updates of client halves, each of a single step whose cut gradient was seen, and what crossed the cut then.
 
     A client's gradient is Jᵀ·g with the cut gradient g and its own Jacobian J: no loss, label or server half is needed.
 
@@ -105,21 +105,20 @@ def half_targets(attacker: Attacker) -> list[Target]:
     if attacker.cut is None:
         raise UnavailableError("clients hold the whole model: see the attack on updates of whole models.")
     seen = {(found.client, found.round): found for found in last_observations(attacker)}
-    chosen: list[Target] = []
+    chosen: list[tuple[Target, Observation]] = []
     for update in _readable(last_updates(attacker)):
         observation = seen.get((update.client, update.round))
         if observation is None or not any(gradient is not None for gradient in observation.cut_gradients):
             continue
         names = tuple(update.gradients)
-        chosen.append(
-            Target(
-                update=update,
-                records=observation.records,
-                gradient_of=_half_gradient(attacker, update, observation, names),
-                gradients=tuple(update.gradients[name].float() for name in names),
-                names=names,
-            )
+        target = Target(
+            update=update,
+            records=observation.records,
+            gradient_of=_half_gradient(attacker, update, observation, names),
+            gradients=tuple(update.gradients[name].float() for name in names),
+            names=names,
         )
+        chosen.append((target, observation))
     if not chosen:
         raise UnavailableError("no cut gradient of a client's update crossed.")
     return chosen

@@ -39,7 +39,7 @@ def forward_of(attacker: Attacker, observation: Observation) -> Forward:
     Raises:
         ValueError: The weights are those of another model, or the private input is not one tensor of images.
     """
-    program = attacker.program
+    program = attacker.program_at(observation.cut)
     program.check(observation.weights)
     name, _, _ = program.image_input(observation.records)
 
