@@ -1,5 +1,6 @@
 """The model's program as an attacker runs it: its own copy, with weights of its choice, up to the cut or whole."""
 
+import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from lightning_sfl.cut.batch import named_tensors, record_count, replace_tensors
 from lightning_sfl.cut.find import Step, copied_module, loss_of, training_step
 from lightning_sfl.cut.modes import halt, inject
 from lightning_sfl.cut.split import Split
+from lightning_sfl.random_state import RandomState
 
 Weights = Mapping[str, Tensor]
 """Parameters and buffers, by name. What is missing keeps the value that the program was made with."""
@@ -184,6 +186,37 @@ class Program:
         held = self.trainable(split.client_parameters)
         drawn = drawn_weights(self._module, seed)
         return {name: drawn[name] for name in held}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what it computes: its layers, their modes and frozen values, and what it makes of drawn numbers.
+
+        Two programs of one model, kept anywhere, have the same on the same machine.
+        """
+        found = hashlib.sha256(repr(self._module).encode())
+        modes = {name: part.training for name, part in self._module.named_modules()}
+        found.update(f"{modes} {self.split}".encode())
+        for name, tensor in (*self._own().items(), *self._probe().items()):
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
+
+    def _probe(self) -> dict[str, Tensor]:
+        """What crosses, or the loss, with drawn weights and inputs."""
+        draw = torch.Generator().manual_seed(0)
+        inputs = {
+            name: torch.rand(tensor.shape, generator=draw).to(tensor) if tensor.is_floating_point() else tensor
+            for name, tensor in self._resized(self._template_records).items()
+            if name in self.private
+        }
+        weights = drawn_weights(self._module, 0)
+        before = RandomState.capture()
+        try:
+            torch.manual_seed(0)  # what a step draws is the same, too
+            if self.split is None:
+                return {"loss": self.loss(weights, inputs, {})}
+            return {f"smashed {place}": sent for place, sent in enumerate(self.smashed(weights, inputs, {}))}
+        finally:
+            before.restore()
 
     def _own(self) -> dict[str, Tensor]:
         return {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from attacks.attacker import Background, Records
+from attacks.audit.kept import Kept
 from attacks.audit.run import WHOLE_MODEL, audit
 from attacks.audit.settings import AuditSettings
 from attacks.audit.truth import auxiliary_records, batch_sizes_of, records_of
@@ -27,6 +28,7 @@ def attack_log(
     progress: Callable[[float], None],
     *,
     client_weights: Mapping[str, Tensor] | None = None,
+    kept: Kept | None = None,
 ) -> list[CutLeakage]:
     """Attack a run's messages at some cuts; see :func:`attacks.audit.run.audit`.
 
@@ -37,6 +39,7 @@ def attack_log(
         settings: How to attack.
         progress: Told the share of the work done.
         client_weights: The weights that the newest step was made with, where no broadcast says so.
+        kept: Where findings are kept, to go on from after an interruption.
 
     Raises:
         ValueError: The messages are those of another model.
@@ -65,7 +68,7 @@ def attack_log(
         return records_of(run.collate(list(indices)), name)
 
     try:
-        return audit(log, background, records, settings, cuts=cuts, progress=progress)
+        return audit(log, background, records, settings, cuts=cuts, progress=progress, kept=kept)
     except ValueError as error:
         raise ValueError(f"{error} (message log with SHA-256 {log.fingerprint()})") from error
 
@@ -78,6 +81,11 @@ def budget_text(settings: AuditSettings, cuts: Sequence[str | None]) -> str:
         f" {settings.threat_model.name}; each attack also runs on a control. Per batch:"
     ]
     return "\n".join([*lines, *(f"  {attack.name}: {attack.budget}" for attack in settings.chosen)])
+
+
+def used_text(kept: Kept) -> str:
+    """What of an earlier run was used."""
+    return "".join(f"Taken from an earlier run: {found}.\n" for found in kept.used)
 
 
 def program_at(run: Run, cut: str | None) -> Program:
