@@ -58,6 +58,13 @@ def of_attack(attack: Attack) -> dict[str, str]:
         "attack": attack.name,
         "settings": f"{kind.__module__}.{attack!r}",
         "code": code(kind),
+        **versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What figures depend on beside this project's own text: other sums in another order are other figures."""
+    return {
         "versions": ", ".join([platform.python_version(), *(f"{name} {metadata.version(name)}" for name in _PACKAGES)]),
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "torch threads": str(torch.get_num_threads()),

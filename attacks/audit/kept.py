@@ -113,7 +113,9 @@ def _misfit(had: Circumstances, wanted: Sequence[Circumstances]) -> str:
     if not same:
         return f"{_in_words(had)} is not asked for"
     differing = [[name for name in {**had, **each} if had.get(name) != each.get(name)] for each in same]
-    return f"{_in_words(had)} differs in {', '.join(min(differing, key=lambda names: len(names)))}"
+    fewest = min(len(names) for names in differing)
+    nearest = next(names for names in differing if len(names) == fewest)
+    return f"{_in_words(had)} differs in {', '.join(nearest)}"
 
 
 def _in_words(circumstances: Circumstances) -> str:

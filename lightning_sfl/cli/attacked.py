@@ -27,6 +27,7 @@ def attack_log(
     settings: AuditSettings,
     progress: Callable[[float], None],
     *,
+    server_weights: Mapping[str, Tensor] | None,
     client_weights: Mapping[str, Tensor] | None = None,
     kept: Kept | None = None,
 ) -> list[CutLeakage]:
@@ -38,6 +39,7 @@ def attack_log(
         cuts: The cuts; None among them: clients hold the whole model.
         settings: How to attack.
         progress: Told the share of the work done.
+        server_weights: The model's weights after the newest message; None where only messages are left of the run.
         client_weights: The weights that the newest step was made with, where no broadcast says so.
         kept: Where findings are kept, to go on from after an interruption.
 
@@ -52,7 +54,7 @@ def attack_log(
         program=programs.__getitem__,
         space=ImageSpace(shape_CHW=(channels, height, width), low=settings.input_low, high=settings.input_high),
         auxiliary=None if loader is None else auxiliary_records(loader, name),
-        server_weights=run.model.state_dict(),
+        server_weights=server_weights,
         client_weights=client_weights,
         optimizer=None
         if optimizer is None

@@ -64,6 +64,7 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
             names,
             privacy,
             lambda share: bar.update(task, completed=share),
+            server_weights=None if ckpt_path is None else checkpoint["state_dict"],
             client_weights=None if ckpt_path is None else checkpoint["state_dict"],
             kept=kept,
         )

@@ -159,13 +159,21 @@ def monitor_among(trainer: pl.Trainer) -> EfficiencyMonitor | None:
 
 
 def instantiate(cli: "SplitCLI", settings: Mapping[str, object]) -> Run:
-    """Make model, data and trainer from the configuration, changed by ``settings`` (dotted keys), under its seed."""
+    """Make model, data and trainer from the configuration, changed by ``settings`` (dotted keys), under its seed.
+
+    The configuration itself stays as it is: what one run is made with is not the next one's.
+    """
     config = cli.config[cli.subcommand]
     _name_strategy(config)
+    changed = config.clone()
     for key, value in settings.items():
-        config[key] = value
+        changed[key] = value
     pl.seed_everything(config.seed_everything, workers=True, verbose=False)
-    cli.instantiate_classes()
+    cli.config[cli.subcommand] = changed
+    try:
+        cli.instantiate_classes()
+    finally:
+        cli.config[cli.subcommand] = config
     return _run_of(cli)
 
 
