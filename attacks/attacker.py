@@ -54,6 +54,7 @@ class Background:
             no broadcast says so (clients that draw their updates from seeds).
         optimizer: How clients step.
         batch_size: How many records a client's first step of a round holds, by client and round.
+        from_checkpoint: Whether the run began from weights that were trained before.
     """
 
     program: Callable[[str | None], Program]
@@ -64,6 +65,7 @@ class Background:
     client_weights: Mapping[str, Tensor] | None = None
     optimizer: LocalOptimizer | None = None
     batch_size: Callable[[int, int], int] | None = None
+    from_checkpoint: bool = False
 
 
 class Attacker:
@@ -91,6 +93,10 @@ class Attacker:
         self.threat = threat
         self.cut = cut
         self.records = records
+
+    def under(self, threat: ThreatModel) -> "Attacker":
+        """Somebody else with another threat model before the same messages."""
+        return Attacker(self._source, threat, self._background, cut=self.cut, records=self.records)
 
     def messages(self, kind: MessageKind, *, client: int | None = None) -> Iterator[Message]:
         """Messages of one kind at this cut, in the order in which they were sent.

@@ -17,6 +17,8 @@ from attacks.audit.truth import RecordsAt, Truth
 from attacks.audit.verdict import verdict
 from attacks.audit.victim import victim_of
 from attacks.images import ImageSpace
+from attacks.indicators.evidence import Evidence
+from attacks.indicators.registry import indicators
 from attacks.reconstruction import Progress, unwatched
 from attacks.statistics.holm import holm
 from attacks.threat import who_could
@@ -104,6 +106,7 @@ def audit(
                 cells=tuple(_cell(one, at_cut.cut, log, background, truth, settings, controls) for one in at_cut.ran),
                 not_run=tuple(at_cut.not_run),
                 wall_s=at_cut.wall_s,
+                indicators=indicators(Evidence.of(log, background, truth, cut=at_cut.cut, records=settings.records)),
             )
             for at_cut in tried
         ]
@@ -184,7 +187,7 @@ def _cell(
         parties=who_could(attack.needs),
         sees=tuple(sorted(kind.value for kind in attack.needs.sees)),
         knows=tuple(sorted(fact.value for fact in attack.needs.knows)),
-        victim=victim_of(findings, log, truth, background.program(cut)),
+        victim=victim_of(findings, log, truth, background.program(cut), from_checkpoint=background.from_checkpoint),
         measure=score.measure,
         value=score.value,
         baseline=score.baseline,

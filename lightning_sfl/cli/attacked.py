@@ -1,6 +1,6 @@
 """A run as its attackers see it: what there is to know of it, and the truth to score them with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -12,6 +12,7 @@ from attacks.audit.kept import Kept
 from attacks.audit.run import WHOLE_MODEL, audit
 from attacks.audit.settings import AuditSettings
 from attacks.audit.truth import auxiliary_records, batch_sizes_of, records_of
+from attacks.audit.victim import evaluating_at
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
@@ -29,6 +30,7 @@ def attack_log(
     *,
     server_weights: Mapping[str, Tensor] | None,
     client_weights: Mapping[str, Tensor] | None = None,
+    from_checkpoint: bool = False,
     kept: Kept | None = None,
 ) -> list[CutLeakage]:
     """Attack a run's messages at some cuts; see :func:`attacks.audit.run.audit`.
@@ -41,12 +43,13 @@ def attack_log(
         progress: Told the share of the work done.
         server_weights: The model's weights after the newest message; None where only messages are left of the run.
         client_weights: The weights that the newest step was made with, where no broadcast says so.
+        from_checkpoint: Whether the run began from a checkpoint.
         kept: Where findings are kept, to go on from after an interruption.
 
     Raises:
         ValueError: The messages are those of another model.
     """
-    programs = {cut: program_at(run, cut) for cut in cuts}
+    programs = {cut: program_at(run, cut, evaluating_at(log, cut)) for cut in cuts}
     name, (_, channels, height, width), _ = programs[cuts[0]].image_input(1)
     optimizer = configured_optimizer(run.model)
     loader = _validation_loader(run)
@@ -64,6 +67,7 @@ def attack_log(
             keeps_state=run.strategy.client_optimizer_state == "keep",
         ),
         batch_size=batch_sizes_of(log),
+        from_checkpoint=from_checkpoint,
     )
 
     def records(indices: tuple[int, ...]) -> Records:
@@ -90,8 +94,8 @@ def used_text(kept: Kept) -> str:
     return "".join(f"Taken from an earlier run: {found}.\n" for found in kept.used)
 
 
-def program_at(run: Run, cut: str | None) -> Program:
-    """The model's program as an attacker runs it."""
+def program_at(run: Run, cut: str | None, evaluating: Collection[str] = ()) -> Program:
+    """The model's program as an attacker runs it, with these modules in evaluation mode."""
     split = None if cut is None else run.search().cut(cut).split
     return Program(
         run.converted_model(),
@@ -99,6 +103,7 @@ def program_at(run: Run, cut: str | None) -> Program:
         run.first_batch(most=2),
         step=run.step,
         fixed_norms=run.strategy.has_fixed_norms,
+        evaluating=evaluating,
     )
 
 

@@ -66,6 +66,7 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
             lambda share: bar.update(task, completed=share),
             server_weights=None if ckpt_path is None else checkpoint["state_dict"],
             client_weights=None if ckpt_path is None else checkpoint["state_dict"],
+            from_checkpoint=log_folder is None,
             kept=kept,
         )
     print(used_text(kept), end="")
