@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from attacks.attack import Attack, Findings, GuessedLabels, RebuiltBatch
 from attacks.attacker import Attacker, Background, UnavailableError
@@ -68,7 +69,8 @@ def audit(
         Per cut, in the order in which they were used.
 
     Raises:
-        ValueError: The log has no message, none at a cut that was asked for, or those of another model.
+        ValueError: The log has no message, none at a cut that was asked for, or those of another model; or weights that
+            clients were sent are not finite.
     """
     held = cuts_of(log)
     if not held:
@@ -76,6 +78,8 @@ def audit(
     if missing := [cut for cut in cuts or () if cut not in held]:
         raise ValueError(f"cuts={missing[0]!r} is not accepted: the log has messages of {_listed(held)} only.")
     chosen = held if cuts is None else list(cuts)
+    for cut in chosen:
+        _check_weights(log, background, cut)
     attacks = settings.chosen
     once = Once(kept, lambda: of_log(log, background, settings, chosen))
     controls = _Controls(background.space, settings, once)
@@ -99,6 +103,8 @@ def audit(
         at_cut.wall_s += time.perf_counter() - start
         tried.append(at_cut)
     truth = Truth(log, records)  # read when all attacks are done
+    for at_cut in tried:
+        at_cut.leave_out_unknown(truth)
     return adjusted(
         [
             CutLeakage(
@@ -113,12 +119,20 @@ def audit(
     )
 
 
+def _check_weights(log: MessageLog, background: Background, cut: str | None) -> None:
+    """Raise a ValueError if the newest weights that clients were sent at a cut are not this model's, or not finite."""
+    newest = {message.client: message for message in log.messages(kinds=[MessageKind.BROADCAST]) if message.cut == cut}
+    for message in newest.values():
+        background.program(cut).check(message.decoded())
+
+
 @dataclasses.dataclass(frozen=True)
 class _Tried:
     attack: Attack
     findings: Findings
     cpu_s: float
     earlier_s: float
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -127,6 +141,21 @@ class _AtCut:
     ran: list[_Tried] = dataclasses.field(default_factory=list)
     not_run: list[NotRun] = dataclasses.field(default_factory=list)
     wall_s: float = 0.0
+
+    def leave_out_unknown(self, truth: Truth) -> None:
+        """Take away, by name, what came of messages whose records nobody knows: a log may be cut off."""
+        scored: list[_Tried] = []
+        for one in self.ran:
+            unknown = [batch.number for batch in one.findings.batches if not truth.says(batch.number)]
+            left_out = {f"message {number}": "the truth beside the log does not say its records" for number in unknown}
+            if len(unknown) < len(one.findings.batches):
+                known: Any = tuple(batch for batch in one.findings.batches if batch.number not in unknown)
+                findings = dataclasses.replace(one.findings, batches=known)
+                scored.append(dataclasses.replace(one, findings=findings, left_out=left_out))
+            else:
+                reason = f"Not scored: the truth beside the log does not say the records of {', '.join(left_out)}."
+                self.not_run.append(NotRun(cut=self.cut or WHOLE_MODEL, attack=one.attack.name, reason=reason))
+        self.ran = scored
 
 
 def adjusted(found: Sequence[CutLeakage]) -> list[CutLeakage]:
@@ -207,6 +236,7 @@ def _cell(
         budget=findings.budget,
         cpu_s=tried.cpu_s,
         pictures=score.pictures,
+        left_out={**score.left_out, **tried.left_out},
     )
 
 

@@ -33,13 +33,17 @@ class Evidence:
         """The batches that attacks were on; without weights where nobody knows them.
 
         Raises:
-            UnavailableError: No smashed data crossed.
+            UnavailableError: No smashed data crossed, or nobody knows of which records.
         """
         try:
-            return last_observations(self.attacker)
+            seen = last_observations(self.attacker)
         except UnavailableError:
-            seeing = dataclasses.replace(MALICIOUS_SERVER, knows=MALICIOUS_SERVER.knows - {Knowledge.CLIENT_WEIGHTS})
-            return last_observations(self.attacker.under(seeing))
+            unknowing = dataclasses.replace(MALICIOUS_SERVER, knows=MALICIOUS_SERVER.knows - {Knowledge.CLIENT_WEIGHTS})
+            seen = last_observations(self.attacker.under(unknowing))
+        known = [observation for observation in seen if self.truth.says(observation.number)]
+        if not known:
+            raise UnavailableError("the truth beside the log does not say which records these are.")
+        return known
 
     def unit_images(self, observation: Observation) -> Tensor:
         """The records behind a batch, as unit images in at least 32 bits."""

@@ -157,6 +157,7 @@ class Leakage:
         budget: What the attacker spent.
         cpu_s: CPU seconds of it.
         pictures: Some pairs of original and reconstruction.
+        left_out: What could not be measured or scored, with the reason.
     """
 
     cut: str
@@ -185,6 +186,7 @@ class Leakage:
     budget: str
     cpu_s: float
     pictures: tuple[Picture, ...] = ()
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def best_guess(self) -> Baseline:

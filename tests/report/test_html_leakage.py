@@ -235,3 +235,9 @@ def test_indicators_stand_beneath_the_cut_and_nowhere_in_the_table():
     assert "Without an attack, to explain what leaks and not to show it: dFIL <of> it 12.3; dependence 0.5." in text
     assert text.count("Without an attack") == 1
     assert not any("dFIL" in cell for cells in found.leakage for cell in cells)
+
+
+def test_what_was_left_out_stands_in_the_fold_with_its_reason():
+    found = page(row("stem", leakage=leakage(cell(left_out={"LPIPS": "no weights <here>"}))))
+
+    assert any("left out: LPIPS no weights <here>" in " ".join(text.split()) for text in found.folded)
