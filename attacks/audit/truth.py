@@ -8,6 +8,7 @@ import torch
 from attacks.attacker import Records, UnavailableError
 from lightning_sfl.cut.batch import named_tensors
 from lightning_sfl.link.log import MessageLog
+from lightning_sfl.link.message import MessageKind
 
 RecordsAt = Callable[[tuple[int, ...]], Records]
 """Gives records of the training set by their places in it."""
@@ -46,6 +47,8 @@ class Truth:
         if number in self._origins:
             return self._origins[number].indices
         message = self._messages[number]
+        if message.kind is MessageKind.SMASHED:
+            return ()  # of one step, and the round may have several
         steps = [] if message.client is None else self._log.worked_on(message.client, message.round)
         return tuple(index for step in steps for index in step)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import math
+import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -288,8 +289,11 @@ def write_report(report: Report, output: Path, loggers: list[Any]) -> None:
     """Write report.html and report.json, and log the report to wandb if a WandbLogger is configured."""
     refuse_existing_report(output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "report.json").write_text(to_json(report), encoding="utf-8")
-    (output / "report.html").write_text(to_html(report), encoding="utf-8")
+    made = {"report.json": to_json(report), "report.html": to_html(report)}
+    for name, text in made.items():
+        (output / f"{name}.unfinished").write_text(text, encoding="utf-8")
+    for name in made:
+        os.replace(output / f"{name}.unfinished", output / name)  # a killed command leaves a whole report or none
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             log_to_wandb(report, logger.experiment)

@@ -1,12 +1,18 @@
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from cli_cases import CLIENTS, quick, refusal, snapshot, white_box, write
+from killing import KILLS_AT, Killing
 
 from lightning_sfl.cli import main
 from lightning_sfl.link.log import MessageLog
@@ -272,6 +278,35 @@ def test_an_unfinished_run_goes_on_without_training_again(unfinished, recipe, fi
     assert without_times(again) == without_times(figures)
     assert [cut["train_wall_s"] for cut in again["cuts"]] == [cut["train_wall_s"] for cut in figures["cuts"]]
     assert "block2 was trained in an earlier run" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_command_that_was_killed_gives_the_report_of_one_that_was_not(tmp_path, capsys, monkeypatch):
+    """SIGKILL in the attack at the second cut: both were trained and the first was attacked, and only the rest is
+    done: that attack and its control, of which every cut has one of its own."""
+    attack = {"class_path": "killing.Killing", "init_args": {"iterations": 5}}
+    recipe = write(tmp_path, quick(**{"privacy.attacks": [attack]}))
+    command = ["tradeoff", "--config", recipe, "--output"]
+    code = f"from lightning_sfl.cli import main; main({[*command, str(tmp_path / 'killed')]!r})"
+    threads = str(torch.get_num_threads())  # other threads, other sums: nothing would be taken over
+    environment = {
+        **os.environ,
+        KILLS_AT: "block2",
+        "OMP_NUM_THREADS": threads,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    killed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    main([*command, str(tmp_path / "whole")])
+    Killing.ran.clear()
+    monkeypatch.setattr("lightning_sfl.cli.tradeoff._train", None)
+
+    main([*command, str(tmp_path / "killed")])
+
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("killed", "whole")]
+    assert Killing.ran == ["block2", "mix"]
+    assert without_times(reports[0]) == without_times(reports[1])
+    assert not list((tmp_path / "killed").rglob("findings"))
 
 
 def test_a_cut_whose_training_was_stopped_is_trained_again_and_named(unfinished, recipe, figures, capsys):
