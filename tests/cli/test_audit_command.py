@@ -6,6 +6,9 @@ import pytest
 import torch
 from cli_cases import quick, refusal, snapshot, white_box, write
 
+from attacks.attack import Findings
+from attacks.attacker import Attacker
+from attacks.reconstruction import Progress
 from lightning_sfl.cli import main
 from lightning_sfl.link.log import MessageLog
 from recipes.cnn.digits import Digits
@@ -238,7 +241,7 @@ def test_an_audit_that_was_interrupted_goes_on_with_what_it_had_found(base, reci
     assert len(row["leakage"]["cells"]) == 2
 
 
-def interrupted(*args):
+def interrupted(self, attacker: Attacker, progress: Progress) -> Findings:
     raise KeyboardInterrupt
 
 
