@@ -54,6 +54,7 @@ class Background:
             no broadcast says so (clients that draw their updates from seeds).
         optimizer: How clients step.
         batch_size: How many records a client's first step of a round holds, by client and round.
+        from_checkpoint: Whether the run began from weights that were trained before.
     """
 
     program: Callable[[str | None], Program]
@@ -64,6 +65,7 @@ class Background:
     client_weights: Mapping[str, Tensor] | None = None
     optimizer: LocalOptimizer | None = None
     batch_size: Callable[[int, int], int] | None = None
+    from_checkpoint: bool = False
 
 
 class Attacker:

@@ -20,6 +20,7 @@ from attacks.attacker import Background, Records
 from attacks.audit.run import audit, cuts_of
 from attacks.audit.settings import AuditSettings
 from attacks.audit.truth import auxiliary_records, batch_sizes_of, records_of
+from attacks.audit.victim import evaluating_at
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
@@ -168,6 +169,7 @@ class PrivacyAudit(pl.Callback):
                     keeps_state=strategy.client_optimizer_state == "keep",
                 ),
                 batch_size=batch_sizes_of(log),
+                from_checkpoint=trainer.ckpt_path is not None,
             )
             loader: Any = trainer.train_dataloader
 
@@ -184,7 +186,16 @@ class PrivacyAudit(pl.Callback):
         if cut is not None:
             searched = search(module, self._template, server_inputs=strategy.server_inputs, step=strategy.run_step)
             split = searched.cut(cut).split
-        return Program(module, split, self._template, step=strategy.run_step, fixed_norms=strategy.has_fixed_norms)
+        log = strategy.message_log
+        assert log is not None
+        return Program(
+            module,
+            split,
+            self._template,
+            step=strategy.run_step,
+            fixed_norms=strategy.has_fixed_norms,
+            evaluating=evaluating_at(log, cut),
+        )
 
     def _log(self, trainer: pl.Trainer, log: MessageLog, found: Sequence[CutLeakage]) -> None:
         values = {

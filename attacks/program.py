@@ -1,7 +1,8 @@
 """The model's program as an attacker runs it: its own copy, with weights of its choice, up to the cut or whole."""
 
+import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from lightning_sfl.cut.batch import named_tensors, record_count, replace_tensors
 from lightning_sfl.cut.find import Step, copied_module, loss_of, training_step
 from lightning_sfl.cut.modes import halt, inject
 from lightning_sfl.cut.split import Split
+from lightning_sfl.random_state import RandomState
 
 Weights = Mapping[str, Tensor]
 """Parameters and buffers, by name. What is missing keeps the value that the program was made with."""
@@ -21,10 +23,10 @@ Weights = Mapping[str, Tensor]
 class Program:
     """Runs the model on inputs and with weights of the attacker's choice, differentiable in both.
 
-    It is a copy, in training mode as the victim's was, so that batch normalisation uses the statistics of the batch at
-    hand. Dropout is off: its masks are the client's secret, and the mean is the attacker's best guess. Trainable
-    weights and running statistics are blanked, so that nobody knows them who was not given them; frozen weights are the
-    program's.
+    It is a copy, in the modes that the victim's modules had: in training mode batch normalisation uses the statistics
+    of the batch at hand, in evaluation mode those that the weights bring along. Dropout is off: its masks are the
+    client's secret, and the mean is the attacker's best guess. Trainable weights and running statistics are blanked, so
+    that nobody knows them who was not given them; frozen weights are the program's.
 
     Args:
         module: The module whose program is known. Its weights are not kept.
@@ -33,6 +35,10 @@ class Program:
         step: How to run one training step.
         fixed_norms: Whether the client's batch normalisation goes by its running statistics, as it does where clients
             run forward only.
+        evaluating: Names of the modules that compute in evaluation mode, as their owner set them.
+
+    Attributes:
+        dropout: The dropout that the victim has at work, by name; here it is off.
     """
 
     def __init__(
@@ -43,13 +49,17 @@ class Program:
         *,
         step: Step = training_step,
         fixed_norms: bool = False,
+        evaluating: Collection[str] = (),
     ) -> None:
         self.split = split
         self._module = copied_module(module).requires_grad_(requires_grad=False).train()
         held = set() if split is None or not fixed_norms else set(split.client_buffers)
+        self.dropout: dict[str, float] = {}
         for name, part in self._module.named_modules():
-            if isinstance(part, nn.modules.dropout._DropoutNd):
+            part.training = part.training and name not in evaluating
+            if isinstance(part, nn.modules.dropout._DropoutNd) and part.training:
                 part.eval()
+                self.dropout |= {name: part.p} if part.p > 0 else {}
             if isinstance(part, nn.modules.batchnorm._NormBase):
                 part.reset_running_stats()
                 part.training = part.training and f"{name}.running_mean" not in held
@@ -184,6 +194,51 @@ class Program:
         held = self.trainable(split.client_parameters)
         drawn = drawn_weights(self._module, seed)
         return {name: drawn[name] for name in held}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what it computes: its layers, their modes and frozen values, and what it makes of drawn numbers.
+
+        Two programs of one model, kept anywhere, have the same on the same machine.
+        """
+        found = hashlib.sha256(repr(self._module).encode())
+        modes = {name: part.training for name, part in self._module.named_modules()}
+        found.update(f"{modes} {self.split}".encode())
+        for name, tensor in (*self._own().items(), *self._probe().items()):
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
+
+    def called(self) -> tuple[str, ...]:
+        """Names of the modules that clients run, in the order in which they do."""
+        names: dict[str, None] = {}
+        hooks = [
+            part.register_forward_pre_hook(lambda module, inputs, name=name: names.setdefault(name))
+            for name, part in self._module.named_modules()
+        ]
+        try:
+            self._probe()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tuple(names)
+
+    def _probe(self) -> dict[str, Tensor]:
+        """What crosses, or the loss, with drawn weights and inputs."""
+        draw = torch.Generator().manual_seed(0)
+        inputs = {
+            name: torch.rand(tensor.shape, generator=draw).to(tensor) if tensor.is_floating_point() else tensor
+            for name, tensor in self._resized(self._template_records).items()
+            if name in self.private
+        }
+        weights = drawn_weights(self._module, 0)
+        before = RandomState.capture()
+        try:
+            torch.manual_seed(0)  # what a step draws is the same, too
+            if self.split is None:
+                return {"loss": self.loss(weights, inputs, {})}
+            return {f"smashed {place}": sent for place, sent in enumerate(self.smashed(weights, inputs, {}))}
+        finally:
+            before.restore()
 
     def _own(self) -> dict[str, Tensor]:
         return {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}

@@ -3,10 +3,14 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from attacks.attack import Attack, Findings, GuessedLabels, RebuiltBatch
 from attacks.attacker import Attacker, Background, UnavailableError
+from attacks.audit.circumstances import of_log
 from attacks.audit.control import FIRST, MIX, control_run
+from attacks.audit.kept import Kept
+from attacks.audit.resume import Once
 from attacks.audit.score import Score, score_images
 from attacks.audit.score_labels import score_labels
 from attacks.audit.settings import AuditSettings
@@ -14,6 +18,8 @@ from attacks.audit.truth import RecordsAt, Truth
 from attacks.audit.verdict import verdict
 from attacks.audit.victim import victim_of
 from attacks.images import ImageSpace
+from attacks.indicators.evidence import Evidence
+from attacks.indicators.registry import indicators
 from attacks.reconstruction import Progress, unwatched
 from attacks.statistics.holm import holm
 from attacks.threat import who_could
@@ -42,6 +48,7 @@ def audit(
     *,
     cuts: Sequence[str | None] | None = None,
     progress: Progress = unwatched,
+    kept: Kept | None = None,
 ) -> list[CutLeakage]:
     """Attack a log's newest messages at each of its cuts, and score what came back.
 
@@ -55,12 +62,15 @@ def audit(
         settings: How to run it.
         cuts: The cuts to attack; None: all that the log has messages of.
         progress: Told the share of the work done, from 0 to 1.
+        kept: Where findings are kept while it runs: an audit that was interrupted goes on from there. Scores are made
+            anew. What was found under other circumstances is not used, and a warning names it.
 
     Returns:
         Per cut, in the order in which they were used.
 
     Raises:
-        ValueError: The log has no message, none at a cut that was asked for, or those of another model.
+        ValueError: The log has no message, none at a cut that was asked for, or those of another model; or weights that
+            clients were sent are not finite.
     """
     held = cuts_of(log)
     if not held:
@@ -68,8 +78,12 @@ def audit(
     if missing := [cut for cut in cuts or () if cut not in held]:
         raise ValueError(f"cuts={missing[0]!r} is not accepted: the log has messages of {_listed(held)} only.")
     chosen = held if cuts is None else list(cuts)
+    for cut in chosen:
+        _check_weights(log, background, cut)
     attacks = settings.chosen
-    controls = _Controls(background.space, settings)
+    once = Once(kept, lambda: of_log(log, background, settings, chosen))
+    controls = _Controls(background.space, settings, once)
+    once.refuse_others([(attack, cut) for attack in attacks for cut in chosen], controls.where, background.space)
     tried: list[_AtCut] = []
     for place, cut in enumerate(chosen):
         start = time.perf_counter()
@@ -80,15 +94,17 @@ def audit(
                 progress((before + share / len(attacks)) / len(chosen))
 
             try:
-                at_cut.ran.append(_try(attack, log, background, settings, cut, done))
-                controls.make(attack, cut)
+                at_cut.ran.append(_try(attack, log, background, settings, cut, done, once))
+                at_cut.wall_s += at_cut.ran[-1].earlier_s + controls.make(attack, cut)
             except UnavailableError as error:
                 reason = _sentence(str(error))
                 at_cut.not_run.append(NotRun(cut=cut or WHOLE_MODEL, attack=attack.name, reason=reason))
             done(1.0)
-        at_cut.wall_s = time.perf_counter() - start
+        at_cut.wall_s += time.perf_counter() - start
         tried.append(at_cut)
     truth = Truth(log, records)  # read when all attacks are done
+    for at_cut in tried:
+        at_cut.leave_out_unknown(truth)
     return adjusted(
         [
             CutLeakage(
@@ -96,10 +112,18 @@ def audit(
                 cells=tuple(_cell(one, at_cut.cut, log, background, truth, settings, controls) for one in at_cut.ran),
                 not_run=tuple(at_cut.not_run),
                 wall_s=at_cut.wall_s,
+                indicators=indicators(Evidence.of(log, background, truth, cut=at_cut.cut, records=settings.records)),
             )
             for at_cut in tried
         ]
     )
+
+
+def _check_weights(log: MessageLog, background: Background, cut: str | None) -> None:
+    """Raise a ValueError if the newest weights that clients were sent at a cut are not this model's, or not finite."""
+    newest = {message.client: message for message in log.messages(kinds=[MessageKind.BROADCAST]) if message.cut == cut}
+    for message in newest.values():
+        background.program(cut).check(message.decoded())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +131,8 @@ class _Tried:
     attack: Attack
     findings: Findings
     cpu_s: float
+    earlier_s: float
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -115,6 +141,21 @@ class _AtCut:
     ran: list[_Tried] = dataclasses.field(default_factory=list)
     not_run: list[NotRun] = dataclasses.field(default_factory=list)
     wall_s: float = 0.0
+
+    def leave_out_unknown(self, truth: Truth) -> None:
+        """Take away, by name, what came of messages whose records nobody knows: a log may be cut off."""
+        scored: list[_Tried] = []
+        for one in self.ran:
+            unknown = [batch.number for batch in one.findings.batches if not truth.says(batch.number)]
+            left_out = {f"message {number}": "the truth beside the log does not say its records" for number in unknown}
+            if len(unknown) < len(one.findings.batches):
+                known: Any = tuple(batch for batch in one.findings.batches if batch.number not in unknown)
+                findings = dataclasses.replace(one.findings, batches=known)
+                scored.append(dataclasses.replace(one, findings=findings, left_out=left_out))
+            else:
+                reason = f"Not scored: the truth beside the log does not say the records of {', '.join(left_out)}."
+                self.not_run.append(NotRun(cut=self.cut or WHOLE_MODEL, attack=one.attack.name, reason=reason))
+        self.ran = scored
 
 
 def adjusted(found: Sequence[CutLeakage]) -> list[CutLeakage]:
@@ -146,15 +187,15 @@ def _try(
     settings: AuditSettings,
     cut: str | None,
     progress: Progress,
+    once: Once,
 ) -> _Tried:
     if lacking := settings.threat_model.lacks(attack.needs):
         raise UnavailableError(
             f"the threat model {settings.threat_model.name!r} does not grant what it needs: {', '.join(lacking)}."
         )
-    start = time.process_time()
     attacker = Attacker(log, attack.needs, background, cut=cut, records=settings.records)
-    findings = attack.run(attacker, progress)
-    return _Tried(attack, findings, time.process_time() - start)
+    found = once.run(attack, cut, lambda: attack.run(attacker, progress))
+    return _Tried(attack, found.findings, found.cpu_s, found.earlier_s)
 
 
 def _cell(
@@ -175,7 +216,7 @@ def _cell(
         parties=who_could(attack.needs),
         sees=tuple(sorted(kind.value for kind in attack.needs.sees)),
         knows=tuple(sorted(fact.value for fact in attack.needs.knows)),
-        victim=victim_of(findings, log, truth, background.program(cut)),
+        victim=victim_of(findings, log, truth, background.program(cut), from_checkpoint=background.from_checkpoint),
         measure=score.measure,
         value=score.value,
         baseline=score.baseline,
@@ -195,6 +236,7 @@ def _cell(
         budget=findings.budget,
         cpu_s=tried.cpu_s,
         pictures=score.pictures,
+        left_out={**score.left_out, **tried.left_out},
     )
 
 
@@ -216,16 +258,28 @@ def _score(findings: Findings, truth: Truth, background: Background, settings: A
 class _Controls:
     """Every attack's control, made once for each kind of place."""
 
-    def __init__(self, space: ImageSpace, settings: AuditSettings) -> None:
+    def __init__(self, space: ImageSpace, settings: AuditSettings, once: Once) -> None:
         self._space = space
         self._settings = settings
+        self._once = once
         self._made: dict[tuple[Attack, str | None], Control | None] = {}
+        self._earlier_s = 0.0
 
-    def make(self, attack: Attack, cut: str | None) -> None:
-        """Run it, unless that is done."""
+    def make(self, attack: Attack, cut: str | None) -> float:
+        """Run it, unless that is done.
+
+        Returns:
+            The wall time that it took in an earlier run.
+        """
         key = self._key(attack, cut)
+        self._earlier_s = 0.0
         if key not in self._made:
             self._made[key] = self._run(attack, key[1])
+        return self._earlier_s
+
+    def where(self, attack: Attack, cut: str | None) -> str | None:
+        """Where its victim is cut."""
+        return self._key(attack, cut)[1]
 
     def of(self, attack: Attack, cut: str | None) -> Control | None:
         """How it went; None where the attack cannot be tried on it."""
@@ -241,10 +295,11 @@ class _Controls:
         log, background, records = control_run(self._space, where)
         attacker = Attacker(log, attack.needs, background, cut=where, records=_RECORDS_OF_A_CONTROL)
         try:
-            findings = attack.run(attacker, unwatched)
+            found = self._once.run_control(attack, where, self._space, lambda: attack.run(attacker, unwatched))
         except UnavailableError:
             return None
-        score = _score(findings, Truth(log, records), background, self._settings)
+        self._earlier_s = found.earlier_s
+        score = _score(found.findings, Truth(log, records), background, self._settings)
         victims = {MIX: "an orthogonal mixing of channels", FIRST: "a fully connected layer"}
         victim = victims.get(where or "", "a network of two layers, whole")
         return Control(victim=victim, value=score.value.mean, needed=score.threshold)

@@ -11,6 +11,7 @@ from attacks.audit.truth import Truth
 from attacks.baselines import Guess, no_leak_guesses
 from attacks.images import ImageSpace
 from attacks.metrics import identified, psnr_db, squared_error, ssim
+from attacks.perceptual import perceptual_distance
 from attacks.statistics.interval import Gain, bootstrap_mean, paired_gain
 from attacks.statistics.matching import matched
 from lightning_sfl.report.leakage import IMAGES_IN, Baseline, Interval, Picture, Pixels
@@ -34,6 +35,7 @@ class Score:
     others: dict[str, Interval]
     fit: float | None
     pictures: tuple[Picture, ...]
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def score_images(
@@ -72,6 +74,9 @@ def score_images(
     }
     if min(true_NCHW.shape[2:]) >= _LEAST_SSIM_SIDE:
         others = {"SSIM": bootstrap_mean(ssim(rebuilt_NCHW, true_NCHW, 1.0), clients_N), **others}
+    looks = perceptual_distance(rebuilt_NCHW, true_NCHW)
+    if not isinstance(looks, str):
+        others[looks.name] = bootstrap_mean(looks.distance_N, clients_N)
     fits = [batch.fit for batch in batches if batch.fit is not None]
     return Score(
         recovers="images",
@@ -89,6 +94,7 @@ def score_images(
         others=others,
         fit=sum(fits) / len(fits) if fits else None,
         pictures=_pictures(true_NCHW, rebuilt_NCHW, psnr_N, pictures),
+        left_out={"LPIPS": looks} if isinstance(looks, str) else {},
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from attacks.attacker import Records, UnavailableError
 from lightning_sfl.cut.batch import named_tensors
 from lightning_sfl.link.log import MessageLog
+from lightning_sfl.link.message import MessageKind
 
 RecordsAt = Callable[[tuple[int, ...]], Records]
 """Gives records of the training set by their places in it."""
@@ -27,20 +28,29 @@ class Truth:
         self._origins = log.truth()
         self._messages = {message.number: message for message in log.messages()}
 
+    def says(self, number: int) -> bool:
+        """Whether it is known which records a message came from: of a log that was cut off, it may not be."""
+        return bool(self._indices(number))
+
     def of(self, number: int) -> Records:
         """The records that a message came from; of an update, those of the round's steps in their order.
 
         Raises:
             ValueError: The log has no truth for it.
         """
-        if number in self._origins:
-            return self._records(self._origins[number].indices)
-        message = self._messages[number]
-        steps = [] if message.client is None else self._log.worked_on(message.client, message.round)
-        indices = tuple(index for step in steps for index in step)
+        indices = self._indices(number)
         if not indices:
             raise ValueError(f"The truth beside the log does not say which records message {number} came from.")
         return self._records(indices)
+
+    def _indices(self, number: int) -> tuple[int, ...]:
+        if number in self._origins:
+            return self._origins[number].indices
+        message = self._messages[number]
+        if message.kind is MessageKind.SMASHED:
+            return ()  # of one step, and the round may have several
+        steps = [] if message.client is None else self._log.worked_on(message.client, message.round)
+        return tuple(index for step in steps for index in step)
 
     def client(self, number: int) -> int:
         """Whose message it is."""

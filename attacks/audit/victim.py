@@ -9,8 +9,19 @@ from attacks.program import Program
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.report.leakage import Victim
 
+_NAMED = 3
+"""So many modules are named at most."""
 
-def victim_of(findings: Findings, log: MessageLog, truth: Truth, program: Program) -> Victim:
+
+def evaluating_at(log: MessageLog, cut: str | None) -> tuple[str, ...]:
+    """The modules that computed in evaluation mode when a cut's newest messages were made."""
+    rounds = [message.round for message in log.messages() if message.cut == cut and message.client is not None]
+    return log.evaluating(max(rounds)) if rounds else ()
+
+
+def victim_of(
+    findings: Findings, log: MessageLog, truth: Truth, program: Program, *, from_checkpoint: bool = False
+) -> Victim:
     """The state of whoever sent the messages of these findings."""
     numbers = {batch.number for batch in findings.batches}
     messages = [message for message in log.messages() if message.number in numbers]
@@ -24,15 +35,48 @@ def victim_of(findings: Findings, log: MessageLog, truth: Truth, program: Progra
         if part.labels_B is not None:
             counts = torch.bincount(part.labels_B)
             repeated += [bool(counts[label] > 1) for label in part.labels_B]
+    round = max(message.round for message in messages)
     return Victim(
-        round=max(message.round for message in messages),
-        mode="training",
+        round=round,
+        trained=_trained(round, from_checkpoint),
+        mode=_mode(program),
         batch_norm=_batch_norm(program),
+        dropout=_dropout(program),
         dtype=", ".join(floating),
         encoded=", ".join(sorted(chains)) or "none",
         batch_sizes=tuple(sorted(sizes)),
         repeated_labels=sum(repeated) / len(repeated) if repeated else None,
     )
+
+
+def _trained(round: int, from_checkpoint: bool) -> str:
+    rounds = f"{round} round{'s' if round != 1 else ''} of training"
+    if from_checkpoint:
+        return f"a checkpoint's weights{f', and {rounds}' if round else ''}"
+    return rounds if round else "untrained, unless it was made with trained weights"
+
+
+def _mode(program: Program) -> str:
+    modules = dict(program.module.named_modules())
+    own = [name for name in program.called() if not any(True for _ in modules[name].children())] or [""]
+    evaluating = [name for name in own if not modules[name].training and name not in program.dropout]
+    if not evaluating:
+        return "training"
+    if len(evaluating) == len(own):
+        return "evaluation"
+    if all(isinstance(modules[name], nn.modules.batchnorm._NormBase) for name in evaluating):
+        return "training, but for normalisation in evaluation mode"
+    more = f" and {len(evaluating) - _NAMED} more" if len(evaluating) > _NAMED else ""
+    return f"training, but for {', '.join(evaluating[:_NAMED])}{more} in evaluation mode"
+
+
+def _dropout(program: Program) -> str:
+    modules = dict(program.module.named_modules())
+    layers = [name for name in program.called() if isinstance(modules[name], nn.modules.dropout._DropoutNd)]
+    if not layers:
+        return "none"
+    active = [f"{program.dropout[name]:g} in {name}" for name in layers if name in program.dropout]
+    return f"at work in the victim, off in attacks: {', '.join(active)}" if active else "off"
 
 
 def _batch_norm(program: Program) -> str:

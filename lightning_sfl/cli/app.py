@@ -45,7 +45,8 @@ class Commands(pl.Trainer):
         Args:
             model: The model.
             datamodule: The data.
-            output: Folder to write to; it must not hold a report yet.
+            output: Folder to write to; it must not hold a report yet. Where the same command was interrupted, it goes
+                on with the cuts that are trained there and the attacks that were done.
         """
         raise NotImplementedError
 
@@ -83,7 +84,8 @@ class Commands(pl.Trainer):
         Args:
             model: The model.
             datamodule: The data.
-            output: Folder to write to; it must not hold a report yet.
+            output: Folder to write to; it must not hold a report yet. Where the same command was interrupted, it goes
+                on with the attacks that were done.
             ckpt_path: Checkpoint of the trained model. Without a log, one round of its messages is made and attacked.
             log: Folder of a message log that a run left behind; its newest messages are attacked.
         """

@@ -1,6 +1,6 @@
 """A run as its attackers see it: what there is to know of it, and the truth to score them with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -8,9 +8,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from attacks.attacker import Background, Records
+from attacks.audit.kept import Kept
 from attacks.audit.run import WHOLE_MODEL, audit
 from attacks.audit.settings import AuditSettings
 from attacks.audit.truth import auxiliary_records, batch_sizes_of, records_of
+from attacks.audit.victim import evaluating_at
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
@@ -26,7 +28,10 @@ def attack_log(
     settings: AuditSettings,
     progress: Callable[[float], None],
     *,
+    server_weights: Mapping[str, Tensor] | None,
     client_weights: Mapping[str, Tensor] | None = None,
+    from_checkpoint: bool = False,
+    kept: Kept | None = None,
 ) -> list[CutLeakage]:
     """Attack a run's messages at some cuts; see :func:`attacks.audit.run.audit`.
 
@@ -36,12 +41,15 @@ def attack_log(
         cuts: The cuts; None among them: clients hold the whole model.
         settings: How to attack.
         progress: Told the share of the work done.
+        server_weights: The model's weights after the newest message; None where only messages are left of the run.
         client_weights: The weights that the newest step was made with, where no broadcast says so.
+        from_checkpoint: Whether the run began from a checkpoint.
+        kept: Where findings are kept, to go on from after an interruption.
 
     Raises:
         ValueError: The messages are those of another model.
     """
-    programs = {cut: program_at(run, cut) for cut in cuts}
+    programs = {cut: program_at(run, cut, evaluating_at(log, cut)) for cut in cuts}
     name, (_, channels, height, width), _ = programs[cuts[0]].image_input(1)
     optimizer = configured_optimizer(run.model)
     loader = _validation_loader(run)
@@ -49,7 +57,7 @@ def attack_log(
         program=programs.__getitem__,
         space=ImageSpace(shape_CHW=(channels, height, width), low=settings.input_low, high=settings.input_high),
         auxiliary=None if loader is None else auxiliary_records(loader, name),
-        server_weights=run.model.state_dict(),
+        server_weights=server_weights,
         client_weights=client_weights,
         optimizer=None
         if optimizer is None
@@ -59,13 +67,14 @@ def attack_log(
             keeps_state=run.strategy.client_optimizer_state == "keep",
         ),
         batch_size=batch_sizes_of(log),
+        from_checkpoint=from_checkpoint,
     )
 
     def records(indices: tuple[int, ...]) -> Records:
         return records_of(run.collate(list(indices)), name)
 
     try:
-        return audit(log, background, records, settings, cuts=cuts, progress=progress)
+        return audit(log, background, records, settings, cuts=cuts, progress=progress, kept=kept)
     except ValueError as error:
         raise ValueError(f"{error} (message log with SHA-256 {log.fingerprint()})") from error
 
@@ -80,8 +89,13 @@ def budget_text(settings: AuditSettings, cuts: Sequence[str | None]) -> str:
     return "\n".join([*lines, *(f"  {attack.name}: {attack.budget}" for attack in settings.chosen)])
 
 
-def program_at(run: Run, cut: str | None) -> Program:
-    """The model's program as an attacker runs it."""
+def used_text(kept: Kept) -> str:
+    """What of an earlier run was used."""
+    return "".join(f"Taken from an earlier run: {found}.\n" for found in kept.used)
+
+
+def program_at(run: Run, cut: str | None, evaluating: Collection[str] = ()) -> Program:
+    """The model's program as an attacker runs it, with these modules in evaluation mode."""
     split = None if cut is None else run.search().cut(cut).split
     return Program(
         run.converted_model(),
@@ -89,6 +103,7 @@ def program_at(run: Run, cut: str | None) -> Program:
         run.first_batch(most=2),
         step=run.step,
         fixed_norms=run.strategy.has_fixed_norms,
+        evaluating=evaluating,
     )
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 from rich.progress import Progress
 
+from attacks.audit.kept import Kept
 from attacks.audit.run import cuts_of
-from lightning_sfl.cli.attacked import attack_log, budget_text
+from lightning_sfl.cli.attacked import attack_log, budget_text, used_text
 from lightning_sfl.cli.job import (
     Run,
     configured_optimizer,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str | None) -> None:
-    """Carry the command out.
+    """Carry the command out; where the same command was interrupted, go on with what it found.
 
     Raises:
         ValueError: Neither a checkpoint nor a log is given, or the log's cut is not the configured one.
@@ -54,6 +55,7 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
     cuts = [None if name is None else found.cut(name) for name in names]
     privacy = cli.config_init["audit"].privacy
     print(budget_text(privacy, names))
+    kept = Kept(output / "findings")
     with Progress() as bar:
         task = bar.add_task("Attacking", total=1.0)
         leakages = attack_log(
@@ -62,8 +64,12 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
             names,
             privacy,
             lambda share: bar.update(task, completed=share),
+            server_weights=None if ckpt_path is None else checkpoint["state_dict"],
             client_weights=None if ckpt_path is None else checkpoint["state_dict"],
+            from_checkpoint=log_folder is None,
+            kept=kept,
         )
+    print(used_text(kept), end="")
     optimizer = configured_optimizer(run.model)
     rows = [
         row(
@@ -80,6 +86,7 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
     held = {"message log, SHA-256": log.fingerprint(), "damaged messages": ", ".join(log.damaged()) or "none"}
     report = make_report(settings.title, settings.metric, rows, {**source, **held, "torch threads": torch_threads()})
     write_report(report, output, loggers)
+    kept.remove()
     print(f"Wrote {output / 'report.html'} and {output / 'report.json'}.")
 
 

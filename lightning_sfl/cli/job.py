@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import math
+import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -159,13 +160,21 @@ def monitor_among(trainer: pl.Trainer) -> EfficiencyMonitor | None:
 
 
 def instantiate(cli: "SplitCLI", settings: Mapping[str, object]) -> Run:
-    """Make model, data and trainer from the configuration, changed by ``settings`` (dotted keys), under its seed."""
+    """Make model, data and trainer from the configuration, changed by ``settings`` (dotted keys), under its seed.
+
+    The configuration itself stays as it is: what one run is made with is not the next one's.
+    """
     config = cli.config[cli.subcommand]
     _name_strategy(config)
+    changed = config.clone()
     for key, value in settings.items():
-        config[key] = value
+        changed[key] = value
     pl.seed_everything(config.seed_everything, workers=True, verbose=False)
-    cli.instantiate_classes()
+    cli.config[cli.subcommand] = changed
+    try:
+        cli.instantiate_classes()
+    finally:
+        cli.config[cli.subcommand] = config
     return _run_of(cli)
 
 
@@ -280,8 +289,11 @@ def write_report(report: Report, output: Path, loggers: list[Any]) -> None:
     """Write report.html and report.json, and log the report to wandb if a WandbLogger is configured."""
     refuse_existing_report(output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "report.json").write_text(to_json(report), encoding="utf-8")
-    (output / "report.html").write_text(to_html(report), encoding="utf-8")
+    made = {"report.json": to_json(report), "report.html": to_html(report)}
+    for name, text in made.items():
+        (output / f"{name}.unfinished").write_text(text, encoding="utf-8")
+    for name in made:
+        os.replace(output / f"{name}.unfinished", output / name)  # a killed command leaves a whole report or none
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             log_to_wandb(report, logger.experiment)

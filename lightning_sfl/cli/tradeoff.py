@@ -5,12 +5,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+import yaml  # type: ignore[import-untyped]
 from jsonargparse import Namespace
 from rich.progress import Progress
 
+from attacks.audit.circumstances import code, versions
+from attacks.audit.kept import Kept
 from attacks.audit.run import adjusted
-from lightning_sfl.cli.attacked import attack_log, budget_text, program_at
+from lightning_sfl.cli.attacked import attack_log, budget_text, program_at, used_text
 from lightning_sfl.cli.job import (
+    Run,
     instantiate,
     make_report,
     metric_of,
@@ -19,8 +24,10 @@ from lightning_sfl.cli.job import (
     torch_threads,
     write_report,
 )
+from lightning_sfl.cli.trained import CHECKPOINT, earlier_training, forget, keep_trained
 from lightning_sfl.cut.find import Cut
 from lightning_sfl.link.log import MessageLog
+from lightning_sfl.report.leakage import CutLeakage
 from lightning_sfl.report.report import CutRow
 
 if TYPE_CHECKING:
@@ -28,13 +35,13 @@ if TYPE_CHECKING:
 
 
 def tradeoff(cli: "SplitCLI", output: Path) -> None:
-    """Carry the command out."""
+    """Carry the command out; where the same command was interrupted, go on with what it trained and found."""
     config = cli.config["tradeoff"]
     settings = config.report
     rows: list[CutRow] = []
     loggers, monitor = list(cli.trainer.loggers), monitor_among(cli.trainer)
-    refuse_earlier_runs(output)
     cuts = chosen_cuts(cli)
+    refuse_other_runs(cli, output)
     print(budget_text(cli.config_init["tradeoff"].privacy, [cut.name for cut in cuts]))
     output.mkdir(parents=True, exist_ok=True)
     cli._parser("tradeoff").save(config, output / "config.yaml", overwrite=True)
@@ -61,13 +68,39 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
         },
     )
     write_report(report, output, loggers)
+    for cut in cuts:
+        Kept(output / "cuts" / cut.name / "findings").remove()
     print(f"Wrote {output / 'report.html'} and {output / 'report.json'}.")
 
 
-def refuse_earlier_runs(output: Path) -> None:
-    """Raise a ValueError if the folder holds message logs of a run, which may not have come to its report."""
-    if (output / "cuts").exists():
-        raise ValueError(f"output={str(output)!r} holds the logs of an earlier run (cuts); give another folder.")
+def refuse_other_runs(cli: "SplitCLI", output: Path) -> None:
+    """Raise a ValueError if the folder holds what another command has trained: it is not overwritten."""
+    if not (output / "cuts").exists():
+        return
+    saved = output / "config.yaml"
+    earlier = _plain(saved.read_text(encoding="utf-8")) if saved.is_file() else {}
+    ours = _plain(cli._parser("tradeoff").dump(cli.config["tradeoff"]))
+    if differing := [name for name in {**earlier, **ours} if earlier.get(name) != ours.get(name)]:
+        raise ValueError(
+            f"output={str(output)!r} holds an unfinished run (cuts) of another configuration, which differs in"
+            f" {', '.join(differing)}; give another folder, or the same configuration to go on with it."
+        )
+
+
+def _plain(text: str) -> dict[str, object]:
+    """A configuration's values by dotted key; where it is written to does not count."""
+    found: dict[str, object] = {}
+
+    def walk(prefix: str, value: object) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        else:
+            found[prefix] = value
+
+    walk("", yaml.safe_load(text))
+    found.pop("output", None)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def chosen_cuts(cli: "SplitCLI") -> list[Cut]:
@@ -96,7 +129,6 @@ def chosen_cuts(cli: "SplitCLI") -> list[Cut]:
 
 
 def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
-    config = cli.config["tradeoff"]
     csv_logger = Namespace(
         class_path="lightning.pytorch.loggers.CSVLogger", init_args=Namespace(save_dir=str(folder), name="", version="")
     )
@@ -108,25 +140,53 @@ def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
             "trainer.logger": csv_logger,
         },
     )
+    circumstances = {"code": code(type(run.model), type(run.data)), **versions()}
+    earlier = earlier_training(folder, circumstances) if folder.exists() else None
+    if isinstance(earlier, str):
+        print(f"{cut.name} is trained again: {earlier}.")
+        forget(folder)
+        earlier = None
+    if earlier is None:
+        costs, log = _train(run, cut, folder, cli.config["tradeoff"].report.metric)
+        keep_trained(folder, costs, log, circumstances)
+    else:
+        print(f"{cut.name} was trained in an earlier run, which is gone on with.")
+        costs, log = earlier
+        trained = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        run.model.load_state_dict(trained["state_dict"])
+    kept = Kept(folder / "findings")
+    with Progress() as bar:
+        task = bar.add_task(f"Attacking {cut.name}", total=1.0)
+        (leakage,) = attack_log(
+            run,
+            log,
+            [cut.name],
+            cli.config_init["tradeoff"].privacy,
+            lambda share: bar.update(task, completed=share),
+            server_weights=run.model.state_dict(),
+            kept=kept,
+        )
+    print(used_text(kept), end="")
+    return dataclasses.replace(costs, leakage=leakage)
+
+
+def _train(run: Run, cut: Cut, folder: Path, metric: str) -> tuple[CutRow, MessageLog]:
+    """Train a cut, and leave its log and its model in the folder."""
     log = MessageLog(keep_rounds=1)  # the newest messages, made by the model as trained
     run.strategy.message_log = log
     start = time.perf_counter()
     run.trainer.fit(run.model, datamodule=run.data)
     wall_s = time.perf_counter() - start
+    run.trainer.save_checkpoint(folder / CHECKPOINT, weights_only=True)
     run.trainer.validate(run.model, datamodule=run.data, verbose=False)
-    accuracy = metric_of(run.trainer, config.report.metric)
     log.save(folder / "log")
-    costs = run.profile([cut], run.trainer.optimizers[0])
-    with Progress() as bar:
-        task = bar.add_task(f"Attacking {cut.name}", total=1.0)
-        (leakage,) = attack_log(
-            run, log, [cut.name], cli.config_init["tradeoff"].privacy, lambda share: bar.update(task, completed=share)
-        )
-    return row(
-        costs,
-        leakage,
+    nothing_yet = CutLeakage(cut=cut.name, cells=(), not_run=(), wall_s=0.0)
+    costs = row(
+        run.profile([cut], run.trainer.optimizers[0]),
+        nothing_yet,
         run=run,
-        accuracy=accuracy,
+        accuracy=metric_of(run.trainer, metric),
         rounds=run.strategy.rounds,
         train_wall_s=wall_s,
     )
+    return costs, log

@@ -6,6 +6,7 @@ truth, with which an audit scores and which no attack is ever handed.
     DIRECTORY/messages/round_000012/00000345.safetensors     one file per message, its very bytes on the wire
     DIRECTORY/truth/round_000012.jsonl                       one line per message that stems from records
     DIRECTORY/truth/round_000012.steps.jsonl                 one line per step and client: the records it worked on
+    DIRECTORY/modes/round_000012.json                        the modules that computed in evaluation mode, where any did
 """
 
 import dataclasses
@@ -16,6 +17,8 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from torch import nn
 
 from lightning_sfl.link.message import Message, MessageKind
 
@@ -57,6 +60,7 @@ class MessageLog:
         self._rounds: dict[int, list[Message]] = {}
         self._truth: dict[int, dict[int, Origin]] = {}
         self._steps: dict[int, list[Origin]] = {}
+        self._evaluating: dict[int, tuple[str, ...]] = {}
         self._damaged: dict[str, None] = {}
         parents = [] if self.directory is None else [self.directory, *self.directory.parents]
         if files := [path for path in parents if path.exists() and not path.is_dir()]:
@@ -95,14 +99,43 @@ class MessageLog:
             self._write(message, origin)
         self._forget_before(message.round)
 
-    def note_step(self, round: int, batches: Mapping[int, Sequence[int]]) -> None:
-        """Keep, beside the messages, which records every client works on in a step: the truth of its updates."""
+    def note_step(self, round: int, batches: Mapping[int, Sequence[int]], module: nn.Module | None = None) -> None:
+        """Keep, beside the messages, what a step is made with.
+
+        Args:
+            round: The round.
+            batches: Which records every client works on: the truth of its updates.
+            module: The model, whose modules are in training or evaluation mode; None says nothing of it.
+        """
+        if module is not None:
+            self.note_evaluating(round, [name for name, part in module.named_modules() if not part.training])
         found = [Origin(client, tuple(indices)) for client, indices in batches.items()]
         held = self._steps.setdefault(round, [])
         if self.directory is None:
             held.extend(found)
         else:
             _append(self._steps_file(round), [{"client": own.client, "indices": list(own.indices)} for own in found])
+
+    def note_evaluating(self, round: int, modules: Sequence[str]) -> None:
+        """Keep which modules compute in evaluation mode, by name; of several steps of a round, the first counts."""
+        if round in self._evaluating:
+            return
+        self._evaluating[round] = tuple(modules)
+        if self.directory is not None and modules:
+            path = self._modes_file(round)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(list(modules)))
+
+    def evaluating(self, round: int) -> tuple[str, ...]:
+        """The modules that computed in evaluation mode in a round's first step; none where nothing was noted."""
+        if self.directory is None:
+            return self._evaluating.get(round, ())
+        path = self._modes_file(round)
+        return tuple(json.loads(path.read_text())) if path.exists() else ()
+
+    def _modes_file(self, round: int) -> Path:
+        assert self.directory is not None
+        return self.directory / "modes" / f"{_round_name(round)}.json"
 
     def worked_on(self, client: int, round: int) -> list[tuple[int, ...]]:
         """Which records a client worked on in a round, step by step: for scoring, never for an attack."""
@@ -143,6 +176,8 @@ class MessageLog:
         for round in self._rounds_worked():
             for origin in self._worked_in(round):
                 copied.note_step(round, {origin.client: origin.indices})
+        for round in self.rounds():
+            copied.note_evaluating(round, self.evaluating(round))
 
     def _rounds_worked(self) -> list[int]:
         """The rounds of which steps are noted; their messages may all be lost."""
@@ -174,14 +209,18 @@ class MessageLog:
     def _forget_before(self, newest: int) -> None:
         if self.keep_rounds is None:
             return
-        for old in [number for number in {*self._rounds, *self._steps} if number <= newest - self.keep_rounds]:
+        for old in [
+            number for number in {*self._rounds, *self._steps, *self._evaluating} if number <= newest - self.keep_rounds
+        ]:
             self._rounds.pop(old, None)
             self._truth.pop(old, None)
             self._steps.pop(old, None)
+            self._evaluating.pop(old, None)
             if self.directory is not None:
                 shutil.rmtree(self.directory / "messages" / _round_name(old), ignore_errors=True)
                 (self.directory / "truth" / f"{_round_name(old)}.jsonl").unlink(missing_ok=True)
                 self._steps_file(old).unlink(missing_ok=True)
+                self._modes_file(old).unlink(missing_ok=True)
 
     def messages(self, *, kinds: Sequence[MessageKind] | None = None, client: int | None = None) -> Iterator[Message]:
         """The messages in the order in which they were sent.

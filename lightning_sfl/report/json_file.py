@@ -15,6 +15,7 @@ UNITS = {
     "threshold": _MEASURE,
     "needed": _MEASURE,
     "others": "the measure that is each figure's name",
+    "indicators": "what each figure's name says",
     "p_value": "probability",
     "p_adjusted": "probability",
     "accuracy": "the document's metric",
@@ -62,6 +63,7 @@ def _leakage(found: CutLeakage) -> dict[str, Any]:
         "cells": [_cell(cell) for cell in found.cells],
         "not_run": [dataclasses.asdict(attack) for attack in found.not_run],
         "wall_s": found.wall_s,
+        "indicators": found.indicators,
     }
 
 

@@ -85,8 +85,10 @@ class Victim:
 
     Attributes:
         round: The round of the messages; 0 is an untrained victim's, unless it began from trained weights.
-        mode: Training or evaluation mode.
+        trained: How far it was trained, in words.
+        mode: Training or evaluation mode, or which of its modules were in which.
         batch_norm: Which statistics batch normalisation used.
+        dropout: Whether the client's dropout was at work.
         dtype: Type of what crossed.
         encoded: Codecs that it went through; "none" where there are none.
         batch_sizes: Sizes of the attacked batches, ascending, each once.
@@ -95,8 +97,10 @@ class Victim:
     """
 
     round: int
+    trained: str
     mode: str
     batch_norm: str
+    dropout: str
     dtype: str
     encoded: str
     batch_sizes: tuple[int, ...]
@@ -153,6 +157,7 @@ class Leakage:
         budget: What the attacker spent.
         cpu_s: CPU seconds of it.
         pictures: Some pairs of original and reconstruction.
+        left_out: What could not be measured or scored, with the reason.
     """
 
     cut: str
@@ -181,6 +186,7 @@ class Leakage:
     budget: str
     cpu_s: float
     pictures: tuple[Picture, ...] = ()
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def best_guess(self) -> Baseline:
@@ -217,12 +223,14 @@ class CutLeakage:
         cells: One per attack that ran.
         not_run: The others.
         wall_s: Wall time of all of it.
+        indicators: Metrics without an attack, by name: they explain a leak and show none.
     """
 
     cut: str
     cells: tuple[Leakage, ...]
     not_run: tuple[NotRun, ...]
     wall_s: float
+    indicators: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def strongest(self) -> Leakage | None:

@@ -57,7 +57,7 @@ class Report:
         notes: What a reader must know to read the figures right.
     """
 
-    schema: ClassVar[str] = "lightning-sfl trade-off report 2"
+    schema: ClassVar[str] = "lightning-sfl trade-off report 3"
 
     title: str
     created: str

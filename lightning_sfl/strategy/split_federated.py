@@ -325,7 +325,7 @@ class SplitFederatedStrategy(GlobalModelStrategy):
         batches: ClientBatches = args[0]
         self._steps.begin(batches, self._trainer.current_epoch)
         if self.message_log is not None:
-            self.message_log.note_step(batches.round, batches.indices)
+            self.message_log.note_step(batches.round, batches.indices, self._module)
         self._server.begin(afresh=batches.begins_optimizer_step)
         logs = StepLogs(self._trainer, self._logged_earlier)
         output, factor = self._steps.run(batches, args[1:], kwargs, logs)

@@ -14,6 +14,7 @@ from attacks.attacker import Background, Records
 from attacks.audit.run import audit
 from attacks.audit.settings import AuditSettings
 from attacks.audit.truth import batch_sizes_of
+from attacks.audit.victim import evaluating_at
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
@@ -69,7 +70,9 @@ class Trained:
     def program(self, cut: str | None) -> Program:
         template = (torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))
         split = None if cut is None else search(self.model, template).cut(cut).split
-        return Program(self.model, split, template, fixed_norms=self.fixed_norms)
+        return Program(
+            self.model, split, template, fixed_norms=self.fixed_norms, evaluating=evaluating_at(self.log, cut)
+        )
 
     def records(self, indices: tuple[int, ...]) -> Records:
         return Records(images_BCHW=self.images[list(indices)], labels_B=self.labels[list(indices)])
@@ -103,11 +106,16 @@ class Trained:
 
 
 def train(
-    *callbacks: pl.Callback, log: MessageLog | None = None, steps: int = STEPS, batch: int = BATCH, **settings: Any
+    *callbacks: pl.Callback,
+    log: MessageLog | None = None,
+    steps: int = STEPS,
+    batch: int = BATCH,
+    net=None,
+    **settings: Any,
 ) -> Trained:
     images, labels = digits()
     pl.seed_everything(0, verbose=False)
-    model, log = TinyNet(), log
+    model, log = (net or TinyNet)(), log
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=steps,

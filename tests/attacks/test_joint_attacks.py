@@ -60,7 +60,7 @@ def test_what_a_shallow_cut_showed_a_deep_one_does_not_hide(moved):
     assert joint.value.mean > alone.value.mean + 10
     assert joint.worst_record > 40
     assert "8 of 8 records rebuilt from several messages, at stem" in joint.budget
-    assert joint.control is not None and joint.control.passed
+    assert joint.control.passed
 
 
 def test_a_record_that_no_other_message_holds_is_not_found_in_one(monkeypatch):

@@ -4,9 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from cli_cases import quick, refusal, snapshot, write
+from cli_cases import quick, refusal, snapshot, white_box, write
 
+from attacks.attack import Findings
+from attacks.attacker import Attacker
+from attacks.reconstruction import Progress
 from lightning_sfl.cli import main
+from lightning_sfl.link.log import MessageLog
 from recipes.cnn.digits import Digits
 from recipes.cnn.small_resnet import SmallResNet
 
@@ -211,4 +215,47 @@ def test_a_log_of_another_model_is_refused_clearly(base, tmp_path, capsys):
     )
 
     assert "stem.0.weight" in said
+    assert MessageLog.open(log_of(base, "stem")).fingerprint() in said
     assert not (tmp_path / "out").exists()
+
+
+def test_an_audit_that_was_interrupted_goes_on_with_what_it_had_found(base, recipe, tmp_path, capsys, monkeypatch):
+    """The second attack is stopped as by Ctrl-C; the same command then runs that one alone, and cleans up."""
+    white, unsplit = white_box(5), {"class_path": "attacks.smashed.unsplit.UnSplit", "init_args": {"rounds": 1}}
+    both = write(tmp_path, quick(**{"privacy.attacks": [white, unsplit]}))
+    command = ["audit", "--config", both, "--log", log_of(base, "block2"), "--output"]
+    with monkeypatch.context() as patch:
+        patch.setattr("attacks.smashed.unsplit.UnSplit.run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main([*command, str(tmp_path / "out")])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["findings"]
+    monkeypatch.setattr("attacks.smashed.white_box.WhiteBox.run", interrupted)
+    capsys.readouterr()
+
+    main([*command, str(tmp_path / "out")])
+
+    assert "Taken from an earlier run: white-box inversion (scale-free) at block2." in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.json"]
+    (row,) = report_in(tmp_path / "out")["cuts"]
+    assert figures(row)[0] == figures(report_in(base / "tradeoff")["cuts"][1])[0]
+    assert len(row["leakage"]["cells"]) == 2
+
+
+def interrupted(self, attacker: Attacker, progress: Progress) -> Findings:
+    raise KeyboardInterrupt
+
+
+def test_a_log_alone_says_nothing_of_the_servers_weights(base, recipe, tmp_path, capsys):
+    """Those of the freshly made model are not the ones that were trained; with the checkpoint they are known."""
+    shadow = {"class_path": "attacks.smashed.shadow.Shadow", "init_args": {"steps": 1, "batch": 4}}
+    shadow["init_args"]["inversion"] = {"iterations": 1}
+    named = write(tmp_path, quick(**{"privacy.attacks": [shadow]}))
+    checkpoint = ("--ckpt_path", str(base / "tradeoff" / "cuts" / "block2" / "model.ckpt"))
+    command = ["audit", "--config", named, "--log", log_of(base, "block2"), "--output"]
+
+    main([*command, str(tmp_path / "alone")])
+    main([*command, str(tmp_path / "both"), *checkpoint])
+
+    alone, both = (report_in(tmp_path / name)["cuts"][0]["leakage"] for name in ("alone", "both"))
+    assert "server_weights, which this audit was not given" in alone["not_run"][0]["reason"]
+    assert len(both["cells"]) == 1

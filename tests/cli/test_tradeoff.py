@@ -1,12 +1,18 @@
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from cli_cases import CLIENTS, quick, refusal, snapshot, white_box, write
+from killing import KILLS_AT, Killing
 
 from lightning_sfl.cli import main
 from lightning_sfl.link.log import MessageLog
@@ -89,6 +95,20 @@ def test_bytes_of_a_round_are_those_that_crossed(figures):
     assert stem["client_parameters"] == 22
     assert stem["smashed_byte_per_sample"] == 2 * 32 * 32 * 4
     assert stem["uplink_byte_per_round"] == CLIENTS * (4 * 2 * 32 * 32 * 4 + 4 * 8 + shard + 22 * 4)
+
+
+def test_accuracy_is_over_the_whole_validation_set(tmp_path, capsys):
+    """What is tried beforehand looks at one batch of 4; the figure is over 297 images, so 297 times it is a whole
+    number, and 4 times it is none unless by chance. The saved configuration limits nothing."""
+    recipe = write(tmp_path, quick(**{"trainer.limit_val_batches": None, "report.cuts": ["stem"]}))
+
+    main(["tradeoff", "--config", recipe, "--output", str(tmp_path / "out")])
+
+    (row,) = json.loads((tmp_path / "out" / "report.json").read_text())["cuts"]
+    saved = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert saved["trainer"].get("limit_val_batches") is None
+    assert 297 * row["accuracy"] == pytest.approx(round(297 * row["accuracy"]), abs=1e-4)
+    assert 4 * row["accuracy"] != round(4 * row["accuracy"])
 
 
 def test_simulated_time_and_energy_are_in_the_report(figures):
@@ -238,18 +258,80 @@ def test_half_a_report_is_kept_too(recipe, tmp_path, capsys, name):
     assert snapshot(tmp_path / "out") == before
 
 
-def test_a_folder_of_an_unfinished_run_is_refused_before_anything_is_done(folder, recipe, tmp_path, capsys):
-    """Its logs cannot be overwritten, which must not come out after a cut was trained."""
+@pytest.fixture
+def unfinished(folder, tmp_path) -> Path:
+    """What is left where a run was stopped before its report: two trained cuts."""
     out = tmp_path / "out"
     shutil.copytree(folder, out)
     (out / "report.html").unlink()
     (out / "report.json").unlink()
-    before = snapshot(out)
+    return out
 
-    said = refusal(["tradeoff", "--config", recipe, "--output", str(out)], capsys)
 
-    assert str(out) in said
-    assert snapshot(out) == before
+def test_an_unfinished_run_goes_on_without_training_again(unfinished, recipe, figures, capsys, monkeypatch):
+    """The same command with the same folder: a report like that of the run that was not stopped."""
+    monkeypatch.setattr("lightning_sfl.cli.tradeoff._train", None)
+
+    main(["tradeoff", "--config", recipe, "--output", str(unfinished)])
+
+    again = json.loads((unfinished / "report.json").read_text())
+    assert without_times(again) == without_times(figures)
+    assert [cut["train_wall_s"] for cut in again["cuts"]] == [cut["train_wall_s"] for cut in figures["cuts"]]
+    assert "block2 was trained in an earlier run" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_command_that_was_killed_gives_the_report_of_one_that_was_not(tmp_path, capsys, monkeypatch):
+    """SIGKILL in the attack at the second cut: both were trained and the first was attacked, and only the rest is
+    done: that attack and its control, of which every cut has one of its own."""
+    attack = {"class_path": "killing.Killing", "init_args": {"iterations": 5}}
+    recipe = write(tmp_path, quick(**{"privacy.attacks": [attack]}))
+    command = ["tradeoff", "--config", recipe, "--output"]
+    code = f"from lightning_sfl.cli import main; main({[*command, str(tmp_path / 'killed')]!r})"
+    threads = str(torch.get_num_threads())  # other threads, other sums: nothing would be taken over
+    environment = {
+        **os.environ,
+        KILLS_AT: "block2",
+        "OMP_NUM_THREADS": threads,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    killed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    main([*command, str(tmp_path / "whole")])
+    Killing.ran.clear()
+    monkeypatch.setattr("lightning_sfl.cli.tradeoff._train", None)
+
+    main([*command, str(tmp_path / "killed")])
+
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("killed", "whole")]
+    assert Killing.ran == ["block2", "mix"]
+    assert without_times(reports[0]) == without_times(reports[1])
+    assert not list((tmp_path / "killed").rglob("findings"))
+
+
+def test_a_cut_whose_training_was_stopped_is_trained_again_and_named(unfinished, recipe, figures, capsys):
+    """One cut without its mark, the other with a log of which a message was lost."""
+    (unfinished / "cuts" / "stem" / "trained.json").unlink()
+    lost = sorted((unfinished / "cuts" / "block2" / "log").rglob("*.safetensors"))[-1]
+    lost.unlink()
+
+    main(["tradeoff", "--config", recipe, "--output", str(unfinished)])
+
+    said = capsys.readouterr().out
+    assert "stem is trained again: its training did not come to its end" in said
+    assert "block2 is trained again: its message log is not the one that it sent" in said
+    assert without_times(json.loads((unfinished / "report.json").read_text())) == without_times(figures)
+
+
+def test_an_unfinished_run_of_another_configuration_is_refused_and_named(unfinished, tmp_path, capsys):
+    other = write(tmp_path, quick(**{"model.init_args.width": 4}))
+    before = snapshot(unfinished)
+
+    said = refusal(["tradeoff", "--config", other, "--output", str(unfinished)], capsys)
+
+    assert "another configuration, which differs in model.init_args.width" in said
+    assert str(unfinished) in said
+    assert snapshot(unfinished) == before
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,10 @@ def interval(mean: float, low: float | None, high: float | None, records: int = 
 def victim(**changes: Any) -> Victim:
     values: dict[str, Any] = {
         "round": 7,
+        "trained": "7 rounds of training",
         "mode": "training",
         "batch_norm": "batch statistics",
+        "dropout": "off",
         "dtype": "float32",
         "encoded": "8 bits",
         "batch_sizes": (4, 16),

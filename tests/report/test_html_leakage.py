@@ -224,3 +224,20 @@ def test_every_figure_of_an_attack_is_on_the_page_once_folds_are_opened():
 
     assert text.count('<details class="cell">') == 2
     assert "onclick" not in text
+
+
+def test_indicators_stand_beneath_the_cut_and_nowhere_in_the_table():
+    measured = leakage(indicators={"dFIL <of> it": 12.3456, "dependence": 0.5})
+
+    found = page(row("stem", leakage=measured), row("head"))
+
+    text = " ".join(" ".join(found.texts).split())
+    assert "Without an attack, to explain what leaks and not to show it: dFIL <of> it 12.3; dependence 0.5." in text
+    assert text.count("Without an attack") == 1
+    assert not any("dFIL" in cell for cells in found.leakage for cell in cells)
+
+
+def test_what_was_left_out_stands_in_the_fold_with_its_reason():
+    found = page(row("stem", leakage=leakage(cell(left_out={"LPIPS": "no weights <here>"}))))
+
+    assert any("left out: LPIPS no weights <here>" in " ".join(text.split()) for text in found.folded)

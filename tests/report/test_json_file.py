@@ -44,7 +44,7 @@ def parsed(*rows: Any, **changes: Any) -> dict[str, Any]:
 def test_the_document_says_what_it_is_and_how_it_came_about():
     document = parsed(row())
 
-    assert document["schema"] == "lightning-sfl trade-off report 2"
+    assert document["schema"] == "lightning-sfl trade-off report 3"
     assert document["title"] == "Digits"
     assert document["created"] == "2030-01-02T03:04:05+00:00"
     assert document["metric"] == "val_acc"
