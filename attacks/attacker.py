@@ -53,7 +53,7 @@ class Background:
         client_weights: The model's weights, by name, that the newest step of the log was made with. Needed only where
             no broadcast says so (clients that draw their updates from seeds).
         optimizer: How clients step.
-        batch_size: How many records a client's first step of a round holds, by client and round.
+        batch_sizes: How many records each of a client's steps of a round holds, by client and round.
     """
 
     program: Callable[[str | None], Program]
@@ -63,7 +63,7 @@ class Background:
     server_weights: Mapping[str, Tensor] | None = None
     client_weights: Mapping[str, Tensor] | None = None
     optimizer: LocalOptimizer | None = None
-    batch_size: Callable[[int, int], int] | None = None
+    batch_sizes: Callable[[int, int], tuple[int, ...]] | None = None
 
 
 class Attacker:
@@ -172,13 +172,13 @@ class Attacker:
         """
         return self._given(self._background.optimizer, Knowledge.LOCAL_HYPERPARAMETERS)
 
-    def batch_size(self, client: int, round: int) -> int:
-        """How many records a client's first step of a round holds.
+    def batch_sizes(self, client: int, round: int) -> tuple[int, ...]:
+        """How many records each of a client's steps of a round holds, in their order.
 
         Raises:
             UnavailableError: It is not known.
         """
-        return self._given(self._background.batch_size, Knowledge.BATCH_SIZES)(client, round)
+        return self._given(self._background.batch_sizes, Knowledge.BATCH_SIZES)(client, round)
 
     def query(self, client: int, round: int, number: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """Has a client's half run on images of the attacker's choice: what crosses, as it is decoded.

@@ -91,6 +91,25 @@ def last_observations(attacker: Attacker) -> list[Observation]:
     return [_observation(message, weights, beside, gradients) for message, weights in chosen]
 
 
+def observations_of_round(attacker: Attacker, client: int, round: int) -> list[Observation]:
+    """What crossed of every step of a client's round, in their order; without weights, which move from step to step.
+
+    Returns:
+        The observations; empty if no smashed data of this round are in the log.
+    """
+
+    def of(kind: MessageKind) -> list[Message]:
+        seen = attacker.messages(kind, client=client) if attacker.sees(kind) else ()
+        return [message for message in seen if message.round == round]
+
+    beside: dict[tuple[int, int], dict[str, Tensor]] = {}
+    for kind in (MessageKind.LABEL, MessageKind.MASK, MessageKind.INPUT):
+        for message in of(kind):
+            beside.setdefault((client, message.step), {}).update(message.decoded())
+    gradients = {(client, message.step): message.decoded() for message in of(MessageKind.CUT_GRADIENT)}
+    return [_observation(message, {}, beside, gradients) for message in of(MessageKind.SMASHED)]
+
+
 def _observation(
     message: Message,
     weights: Mapping[str, Tensor],

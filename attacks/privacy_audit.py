@@ -158,7 +158,7 @@ class PrivacyAudit(pl.Callback):
                     steps=strategy.aggregate_every,
                     keeps_state=strategy.client_optimizer_state == "keep",
                 ),
-                batch_size=batch_sizes_of(log),
+                batch_sizes=batch_sizes_of(log),
             )
             loader: Any = trainer.train_dataloader
 

@@ -84,7 +84,7 @@ def control_run(space: ImageSpace, cut: str | None, *, seed: int = 0) -> tuple[M
         auxiliary=Records(images_BCHW=images[_CLIENTS:], labels_B=labels[_CLIENTS:]),
         server_weights={name: parameter.detach() for name, parameter in module.named_parameters()},
         optimizer=LocalOptimizer(rule=Rule.SGD, learning_rate=_LEARNING_RATE),
-        batch_size=lambda client, round: 1,
+        batch_sizes=lambda client, round: (1,),
     )
 
     def records(indices: tuple[int, ...]) -> Records:

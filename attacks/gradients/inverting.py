@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attacks.attack import Findings
 from attacks.attacker import Attacker
+from attacks.gradients.labels import dealt
 from attacks.gradients.last_layer import labels_in
 from attacks.gradients.messages import OF_UPDATES, Target, rebuild_each, whole_model_targets
 from attacks.gradients.starts import most_iterations, successive_halving
@@ -94,7 +95,7 @@ class InvertingGradients:
     def run(self, attacker: Attacker, progress: Progress) -> Findings:
         """See :meth:`attacks.attack.Attack.run`. Labels are those that the last layer's gradient gives away."""
         targets = whole_model_targets(attacker)
-        labels = {target.update.number: labels_in(attacker, target) for target in targets}
+        labels = {target.update.number: dealt(labels_in(attacker, target), target.sizes) for target in targets}
         first, space = targets[0], attacker.space
         chosen = self.tuned(first.gradient_of, attacker.auxiliary_unit, labels[first.update.number], space)
 

@@ -73,6 +73,17 @@ def labels_of(counts_K: Tensor) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts_K)), counts_K.cpu())
 
 
+def dealt(labels_B: Tensor, sizes: Sequence[int]) -> Tensor:
+    """A round's labels shared out over its steps, those of the first step first, int64 (B,).
+
+    Which step a record was in does not show in counts. Sorted labels are dealt like cards, so that every step holds
+    the classes about as the round does.
+    """
+    turns = [step for turn in range(max(sizes)) for step, size in enumerate(sizes) if turn < size]
+    order = torch.tensor(turns, device=labels_B.device).argsort(stable=True)
+    return labels_B.sort().values[order]
+
+
 def counts_by_impact(weight_KF: Tensor, records: int, probes: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
     """Counts where there is no bias: row sums fall by about one impact for each record of a class, int64 (K,).
 
