@@ -1,0 +1,1 @@
+"""Figures that explain a curve of leakage without an attack; never the headline."""
