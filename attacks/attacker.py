@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
@@ -116,9 +117,22 @@ class Attacker:
 
     @property
     def program(self) -> Program:
-        """The model's program at this cut."""
+        """The model's program at this cut; the same one however often it is asked for."""
         self._require(Knowledge.ARCHITECTURE)
-        return self._background.program(self.cut)
+        return self._program
+
+    @property
+    def normalisations(self) -> Mapping[str, nn.Module]:
+        """The program's layers whose running statistics move by a fixed share of every batch's, by name."""
+        self._require(Knowledge.BATCH_STATISTICS)
+        return {
+            name: part
+            for name, part in self._program.module.named_modules()
+            if isinstance(part, nn.modules.batchnorm._BatchNorm)
+            and part.training
+            and part.track_running_stats
+            and part.momentum
+        }
 
     @property
     def space(self) -> ImageSpace:
@@ -229,6 +243,10 @@ class Attacker:
         split = self._background.program(self.cut).split
         held = None if split is None else {*split.client_parameters, *split.client_buffers}
         return {name: tensor for name, tensor in weights.items() if held is None or name in held}
+
+    @cached_property
+    def _program(self) -> Program:
+        return self._background.program(self.cut)
 
     def _given(self, found: Fact | None, fact: Knowledge) -> Fact:
         self._require(fact)

@@ -16,7 +16,7 @@ from attacks.audit.victim import victim_of
 from attacks.images import ImageSpace
 from attacks.reconstruction import Progress, unwatched
 from attacks.statistics.holm import holm
-from attacks.threat import who_could
+from attacks.threat import Knowledge, who_could
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.link.message import MessageKind
 from lightning_sfl.report.leakage import Control, CutLeakage, Leakage, NotRun, Verdict
@@ -238,7 +238,9 @@ class _Controls:
         return attack, FIRST if MessageKind.CLIENT_UPDATE in attack.needs.sees else MIX
 
     def _run(self, attack: Attack, where: str | None) -> Control | None:
-        log, background, records = control_run(self._space, where)
+        log, background, records = control_run(
+            self._space, where, normalised=Knowledge.BATCH_STATISTICS in attack.needs.knows
+        )
         attacker = Attacker(log, attack.needs, background, cut=where, records=_RECORDS_OF_A_CONTROL)
         try:
             findings = attack.run(attacker, unwatched)

@@ -103,7 +103,7 @@ class InvertingGradients:
 
     def run(self, attacker: Attacker, progress: Progress) -> Findings:
         """See :meth:`attacks.attack.Attack.run`. Labels are those that the last layer's gradient gives away."""
-        targets = whole_model_targets(attacker)
+        targets = self.targets(attacker)
         labels = {target.update.number: dealt(labels_in(attacker, target), target.sizes) for target in targets}
         first, space = targets[0], attacker.space
         chosen = self.tuned(first.gradient_of, attacker.auxiliary_unit, labels[first.update.number], space)
@@ -116,6 +116,10 @@ class InvertingGradients:
             batches=rebuild_each(attacker, targets, rebuild, progress),
             budget=f"{self.budget}, total variation {chosen.total_variation_weights[0]:g}, {len(targets)} updates",
         )
+
+    def targets(self, attacker: Attacker) -> list[Target]:
+        """What is attacked, one after the other."""
+        return whole_model_targets(attacker)
 
     def tuned(
         self,

@@ -34,6 +34,7 @@ HANDED_OVER = {
     Knowledge.QUERIES: lambda attacker: attacker.query(0, 0, 0),
     Knowledge.LOCAL_HYPERPARAMETERS: lambda attacker: attacker.optimizer,
     Knowledge.BATCH_SIZES: lambda attacker: attacker.batch_sizes(1, 2),
+    Knowledge.BATCH_STATISTICS: lambda attacker: attacker.normalisations,
 }
 """How each is asked for. Batch statistics come with the messages they are read off."""
 
