@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from attacks.gradients.labels import (
     counts_by_bias,
     counts_by_impact,
+    dealt,
     idlg,
     idlg_by_bias,
     labels_of,
@@ -119,6 +120,18 @@ def test_rounded_counts_sum_to_the_records_and_no_move_of_one_brings_them_nearer
                 moved[source] -= 1
                 moved[sink] += 1
                 assert (moved - raw_K).square().sum() >= apart - 1e-9
+
+
+def test_a_rounds_labels_are_dealt_over_its_steps_like_cards():
+    """Sorted 0 0 1 2 2 into steps of 2, 1 and 2: first turn 0 | 0 | 1, second turn 2 | - | 2."""
+    assert dealt(torch.tensor([2, 0, 1, 0, 2]), (2, 1, 2)).tolist() == [0, 2, 0, 1, 2]
+
+
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_dealt_labels_are_the_same_labels(sizes, seed):
+    labels = torch.randint(10, (sum(sizes),), generator=torch.Generator().manual_seed(seed))
+
+    assert dealt(labels, sizes).sort().values.tolist() == labels.sort().values.tolist()
 
 
 def test_the_mean_gradient_of_an_update():
