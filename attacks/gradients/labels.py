@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from attacks.gradients.victim import Gradients
-
 
 def idlg(weight_KF: Tensor) -> int:
     """The label of a batch of one record: exact where the features h are not negative and not all zero.
@@ -126,15 +124,6 @@ def counts_by_impact(weight_KF: Tensor, records: int, probes: Sequence[tuple[Ten
         counts_K[place] += 1
         left_K[place] -= impact
     return counts_K
-
-
-def mean_gradient(update: Gradients, learning_rate: float, steps: int) -> Gradients:
-    """What one step's gradient was on average, from θ′ − θ of several steps of plain SGD."""
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate={learning_rate} is not accepted: give a number above 0.")
-    if steps < 1:
-        raise ValueError(f"steps={steps} is not accepted: give an integer of at least 1.")
-    return tuple(-tensor / (learning_rate * steps) for tensor in update)
 
 
 def mean_probability(scores_BK: Tensor) -> Tensor:

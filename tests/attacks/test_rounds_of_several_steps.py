@@ -115,6 +115,18 @@ def test_momentum_that_clients_keep_hides_the_steps_of_a_round(monkeypatch, atta
     assert "no gradient can be read" in found.not_run[0].reason.lower()
 
 
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [("deep_leakage", "the gradient of one step"), ("learning_to_invert", "the gradient of one record")],
+)
+def test_attacks_on_one_gradient_say_so_where_rounds_have_several(monkeypatch, attack, reason):
+    run, optimizer = run_of_rounds(monkeypatch, 2, 1, **FEDAVG)
+
+    (found,) = run.audit(AuditSettings(attacks=(attack,)), optimizer=optimizer)
+
+    assert reason in found.not_run[0].reason
+
+
 def test_batches_that_one_step_accumulates_are_not_taken_for_its_only_one(monkeypatch):
     """Regression: of two batches in one step, the first one's size was taken for the step's."""
     run, optimizer = run_of_rounds(monkeypatch, 2, 1, **FEDAVG)

@@ -11,7 +11,6 @@ from attacks.gradients.labels import (
     idlg,
     idlg_by_bias,
     labels_of,
-    mean_gradient,
     mean_probability,
     rounded_counts,
     unique_labels,
@@ -134,19 +133,12 @@ def test_dealt_labels_are_the_same_labels(sizes, seed):
     assert dealt(labels, sizes).sort().values.tolist() == labels.sort().values.tolist()
 
 
-def test_the_mean_gradient_of_an_update():
-    """Three steps of 0.1 along g = 2 move θ by −0.6."""
-    assert float(mean_gradient((torch.tensor([-0.6]),), 0.1, 3)[0]) == pytest.approx(2)
-
-
 @pytest.mark.parametrize(
     ("call", "named"),
     [
         (lambda: unique_labels(torch.zeros(3, 2), 4), "records=4"),
         (lambda: counts_by_bias(torch.zeros(3), torch.zeros(3), 0), "records=0"),
         (lambda: counts_by_impact(torch.zeros(3, 2), 0), "records=0"),
-        (lambda: mean_gradient((), 0.0, 1), "learning_rate=0.0"),
-        (lambda: mean_gradient((), 0.1, 0), "steps=0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call, named):
