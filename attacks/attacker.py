@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
@@ -53,7 +53,7 @@ class Background:
         client_weights: The model's weights, by name, that the newest step of the log was made with. Needed only where
             no broadcast says so (clients that draw their updates from seeds).
         optimizer: How clients step.
-        batch_size: How many records a client's first step of a round holds, by client and round.
+        batch_sizes: How many records each of a client's steps of a round holds, by client and round.
         from_checkpoint: Whether the run began from weights that were trained before.
     """
 
@@ -64,7 +64,7 @@ class Background:
     server_weights: Mapping[str, Tensor] | None = None
     client_weights: Mapping[str, Tensor] | None = None
     optimizer: LocalOptimizer | None = None
-    batch_size: Callable[[int, int], int] | None = None
+    batch_sizes: Callable[[int, int], tuple[int, ...]] | None = None
     from_checkpoint: bool = False
 
 
@@ -93,6 +93,7 @@ class Attacker:
         self.threat = threat
         self.cut = cut
         self.records = records
+        self._programs: dict[str | None, Program] = {}
 
     def messages(self, kind: MessageKind, *, client: int | None = None, every_cut: bool = False) -> Iterator[Message]:
         """Messages of one kind, at this cut or at every cut, in the order in which they were sent.
@@ -119,13 +120,28 @@ class Attacker:
 
     @property
     def program(self) -> Program:
-        """The model's program at this cut."""
+        """The model's program at this cut; the same one however often it is asked for."""
         return self.program_at(self.cut)
 
     def program_at(self, cut: str | None) -> Program:
-        """The model's program at another cut that the log has messages of; at None, the whole of it."""
+        """The model's program at a cut that the log has messages of; at None, the whole of it."""
         self._require(Knowledge.ARCHITECTURE)
-        return self._background.program(cut)
+        if cut not in self._programs:
+            self._programs[cut] = self._background.program(cut)
+        return self._programs[cut]
+
+    @property
+    def normalisations(self) -> Mapping[str, nn.Module]:
+        """The program's layers whose running statistics move by a fixed share of every batch's, by name."""
+        self._require(Knowledge.BATCH_STATISTICS)
+        return {
+            name: part
+            for name, part in self.program_at(self.cut).module.named_modules()
+            if isinstance(part, nn.modules.batchnorm._BatchNorm)
+            and part.training
+            and part.track_running_stats
+            and part.momentum
+        }
 
     @property
     def space(self) -> ImageSpace:
@@ -179,13 +195,13 @@ class Attacker:
         """
         return self._given(self._background.optimizer, Knowledge.LOCAL_HYPERPARAMETERS)
 
-    def batch_size(self, client: int, round: int) -> int:
-        """How many records a client's first step of a round holds.
+    def batch_sizes(self, client: int, round: int) -> tuple[int, ...]:
+        """How many records each of a client's steps of a round holds, in their order.
 
         Raises:
             UnavailableError: It is not known.
         """
-        return self._given(self._background.batch_size, Knowledge.BATCH_SIZES)(client, round)
+        return self._given(self._background.batch_sizes, Knowledge.BATCH_SIZES)(client, round)
 
     def query(self, client: int, round: int, number: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """Has a client's half run on images of the attacker's choice: what crosses, as it is decoded.

@@ -115,6 +115,23 @@ def _beside(attacker: Attacker, steps: Collection[tuple[int, int]]) -> dict[tupl
     return found
 
 
+def observations_of_round(attacker: Attacker, client: int, round: int) -> list[Observation]:
+    """What crossed of every step of a client's round, in their order; without weights, which move from step to step.
+
+    Returns:
+        The observations; empty if no smashed data of this round are in the log.
+    """
+
+    def of(kind: MessageKind) -> list[Message]:
+        seen = attacker.messages(kind, client=client) if attacker.sees(kind) else ()
+        return [message for message in seen if message.round == round]
+
+    gradients = {(client, message.step): message.decoded() for message in of(MessageKind.CUT_GRADIENT)}
+    sent = of(MessageKind.SMASHED)
+    beside = _beside(attacker, {(client, message.step) for message in sent})
+    return [_observation(message, {}, beside, gradients) for message in sent]
+
+
 def _observation(
     message: Message,
     weights: Mapping[str, Tensor],

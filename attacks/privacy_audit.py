@@ -168,7 +168,7 @@ class PrivacyAudit(pl.Callback):
                     steps=strategy.aggregate_every,
                     keeps_state=strategy.client_optimizer_state == "keep",
                 ),
-                batch_size=batch_sizes_of(log),
+                batch_sizes=batch_sizes_of(log),
                 from_checkpoint=trainer.ckpt_path is not None,
             )
             loader: Any = trainer.train_dataloader

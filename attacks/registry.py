@@ -1,6 +1,7 @@
 """The attacks by name."""
 
 from attacks.attack import Attack
+from attacks.gradients.batch_norm import InvertingWithBatchStatistics
 from attacks.gradients.dlg import DeepLeakage
 from attacks.gradients.first_layer import FirstLayerInputs
 from attacks.gradients.half import InvertingHalfGradients
@@ -26,6 +27,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "first_layer_inputs": FirstLayerInputs,
     "label_counts": LabelCounts,
     "inverting_gradients": InvertingGradients,
+    "inverting_with_batch_statistics": InvertingWithBatchStatistics,
     "inverting_half_gradients": InvertingHalfGradients,
     "deep_leakage": DeepLeakage,
     "learning_to_invert": LearningToInvert,

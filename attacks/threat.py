@@ -24,7 +24,7 @@ class Knowledge(StrEnum):
     QUERIES = "queries"
     """What the client's half makes of inputs of the attacker's choice."""
     BATCH_STATISTICS = "batch_statistics"
-    """How a batch moved the running statistics of batch normalisation."""
+    """How a batch moved the running statistics of batch normalisation, which cross with the weights."""
     LOCAL_HYPERPARAMETERS = "local_hyperparameters"
     """How clients step: optimizer, learning rate, number of local steps."""
     BATCH_SIZES = "batch_sizes"

@@ -24,6 +24,9 @@ class Update:
         gradients: The gradient of every trainable parameter, by name, in float64, as a single step shows it; empty
             where it cannot be read, for attackers who do not know how clients step, and for those who do not see the
             states of an optimizer with momentum.
+        states_before: The optimizer's state that the client was sent, by parameter, by key; empty where none crossed,
+            and for attackers who do not see it.
+        states_after: The one that it sent.
     """
 
     number: int
@@ -33,6 +36,8 @@ class Update:
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
+    states_before: Mapping[str, Mapping[str, Tensor]]
+    states_after: Mapping[str, Mapping[str, Tensor]]
 
 
 def last_updates(attacker: Attacker, clients: int | None = None) -> list[Update]:
@@ -79,11 +84,11 @@ def _update(attacker: Attacker, message: Message, broadcast: Message, states: St
     # Encoded updates are differences to what was broadcast.
     after |= {name: before[name] + after[name] for name, how in message.codings.items() if how.is_difference}
     gradients: dict[str, Tensor] = {}
+    client = _client(message)
+    old, new = states.get((client, message.round, False), {}), states.get((client, message.round, True), {})
     if attacker.knows(Knowledge.LOCAL_HYPERPARAMETERS):
         rule = attacker.optimizer
         is_shown = rule.momentum == 0 or attacker.sees(MessageKind.OPTIMIZER_STATE)
-        client = _client(message)
-        old, new = states.get((client, message.round, False), {}), states.get((client, message.round, True), {})
         for name in attacker.program.trainable(tuple(after)):
             if name not in before or not is_shown:
                 continue
@@ -92,12 +97,14 @@ def _update(attacker: Attacker, message: Message, broadcast: Message, states: St
                 gradients[name] = gradient
     return Update(
         number=message.number,
-        client=_client(message),
+        client=client,
         round=message.round,
         cut=message.cut,
         before=before,
         after=after,
         gradients=gradients,
+        states_before=old,
+        states_after=new,
     )
 
 

@@ -28,9 +28,9 @@ FIRST = "first"
 
 
 class _Invertible(nn.Module):
-    """An orthogonal 1x1 convolution, a fully connected layer with biases, and a head."""
+    """An orthogonal 1x1 convolution, normalised if asked, a fully connected layer with biases, and a head."""
 
-    def __init__(self, space: ImageSpace, draw: torch.Generator) -> None:
+    def __init__(self, space: ImageSpace, draw: torch.Generator, *, normalised: bool) -> None:
         super().__init__()
         channels, height, width = space.shape_CHW
         with torch.device("meta"):
@@ -39,6 +39,7 @@ class _Invertible(nn.Module):
             self.first = nn.Linear(channels * height * width, 2 * CLASSES)
             self.head = nn.Linear(2 * CLASSES, CLASSES)
         self.to_empty(device="cpu")
+        self.norm = nn.BatchNorm2d(channels) if normalised else nn.Identity()
         with torch.no_grad():
             basis = torch.linalg.qr(torch.randn(channels, channels, generator=draw))[0]
             self.mix.weight.copy_(basis[:, :, None, None])
@@ -49,7 +50,7 @@ class _Invertible(nn.Module):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        loss: Tensor = cross_entropy(self.head(self.first(self.flatten(self.mix(images))).sigmoid()), labels)
+        loss: Tensor = cross_entropy(self.head(self.first(self.flatten(self.norm(self.mix(images)))).sigmoid()), labels)
         return loss
 
 
@@ -62,16 +63,19 @@ def smooth_images(space: ImageSpace, count: int, draw: torch.Generator) -> Tenso
     return (fine - low) / (high - low).clamp_min(1e-6)
 
 
-def control_run(space: ImageSpace, cut: str | None, *, seed: int = 0) -> tuple[MessageLog, Background, RecordsAt]:
+def control_run(
+    space: ImageSpace, cut: str | None, *, normalised: bool = False, seed: int = 0
+) -> tuple[MessageLog, Background, RecordsAt]:
     """Two rounds of two clients with the same record each: their log, what there is to know of it, and the records.
 
     Args:
         space: Where images lie: those of the real victim.
         cut: ``MIX``, ``FIRST``, or None for clients that hold the whole model.
+        normalised: Whether it has a layer of batch normalisation; of whole models alone.
         seed: Seeds weights and images.
     """
     draw = torch.Generator().manual_seed(seed)
-    module = _Invertible(space, draw)
+    module = _Invertible(space, draw, normalised=normalised)
     images = space.to_input(smooth_images(space, _CLIENTS + _AUXILIARY, draw))
     labels = torch.randint(CLASSES, (len(images),), generator=draw)
     template = (torch.zeros_like(images[:2]), torch.zeros(2, dtype=torch.int64))
@@ -87,7 +91,7 @@ def control_run(space: ImageSpace, cut: str | None, *, seed: int = 0) -> tuple[M
         auxiliary=Records(images_BCHW=images[_CLIENTS:], labels_B=labels[_CLIENTS:]),
         server_weights={name: parameter.detach() for name, parameter in module.named_parameters()},
         optimizer=LocalOptimizer(rule=Rule.SGD, learning_rate=_LEARNING_RATE),
-        batch_size=lambda client, round: 1,
+        batch_sizes=lambda client, round: (1,),
     )
 
     def records(indices: tuple[int, ...]) -> Records:
@@ -100,8 +104,9 @@ def _play(
     log: MessageLog, module: _Invertible, cut: str | None, client: int, round: int, images: Tensor, labels: Tensor
 ) -> None:
     """The messages of one client's round of a single step of gradient descent."""
+    running = {name: buffer.clone() for name, buffer in module.named_buffers()}
     mixed = module.mix(images)
-    first = module.first(module.flatten(mixed))
+    first = module.first(module.flatten(module.norm(mixed)))
     loss = cross_entropy(module.head(first.sigmoid()), labels)
     crossing = {MIX: mixed, FIRST: first}.get(cut or "")
     held = {MIX: ("mix.",), FIRST: ("mix.", "first.")}.get(cut or "", ("",))
@@ -125,10 +130,10 @@ def _play(
         )
         log.append(message, Origin(client, (client,)))
 
-    send(MessageKind.BROADCAST, before, up=False, server=FED_SERVER)
+    send(MessageKind.BROADCAST, {**before, **running}, up=False, server=FED_SERVER)
     if crossing is not None:
         (cut_gradient,) = torch.autograd.grad(loss, [crossing])
         send(MessageKind.LABEL, {"1": labels}, up=True, server=SERVER)
         send(MessageKind.SMASHED, {"0": crossing.detach()}, up=True, server=SERVER)
         send(MessageKind.CUT_GRADIENT, {"0": cut_gradient}, up=False, server=SERVER)
-    send(MessageKind.CLIENT_UPDATE, after, up=True, server=FED_SERVER)
+    send(MessageKind.CLIENT_UPDATE, {**after, **dict(module.named_buffers())}, up=True, server=FED_SERVER)

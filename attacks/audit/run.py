@@ -22,7 +22,7 @@ from attacks.indicators.evidence import Evidence
 from attacks.indicators.registry import indicators
 from attacks.reconstruction import Progress, unwatched
 from attacks.statistics.holm import holm
-from attacks.threat import who_could
+from attacks.threat import Knowledge, who_could
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.link.message import MessageKind
 from lightning_sfl.report.leakage import Control, CutLeakage, Leakage, NotRun, Verdict
@@ -292,7 +292,9 @@ class _Controls:
         return attack, FIRST if MessageKind.CLIENT_UPDATE in attack.needs.sees else MIX
 
     def _run(self, attack: Attack, where: str | None) -> Control | None:
-        log, background, records = control_run(self._space, where)
+        log, background, records = control_run(
+            self._space, where, normalised=Knowledge.BATCH_STATISTICS in attack.needs.knows
+        )
         attacker = Attacker(log, attack.needs, background, cut=where, records=_RECORDS_OF_A_CONTROL)
         try:
             found = self._once.run_control(attack, where, self._space, lambda: attack.run(attacker, unwatched))

@@ -59,16 +59,16 @@ class Truth:
         return client
 
 
-def batch_sizes_of(log: MessageLog) -> Callable[[int, int], int]:
-    """How many records a client's first step of a round held, from what is kept beside the log; nothing else of it."""
+def batch_sizes_of(log: MessageLog) -> Callable[[int, int], tuple[int, ...]]:
+    """How many records each step of a client's round held, from what is kept beside the log; nothing else of it."""
 
-    def batch_size(client: int, round: int) -> int:
+    def batch_sizes(client: int, round: int) -> tuple[int, ...]:
         steps = log.worked_on(client, round)
         if not steps:
             raise UnavailableError(f"it needs batch sizes, and none is known of client {client} in round {round}.")
-        return len(steps[0])
+        return tuple(len(step) for step in steps)
 
-    return batch_size
+    return batch_sizes
 
 
 _MOST_AUXILIARY = 512

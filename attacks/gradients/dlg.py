@@ -89,8 +89,10 @@ class DeepLeakage:
         return f"at most {outer * self.inner_iterations} iterations of L-BFGS over {self.starts} starts"
 
     def run(self, attacker: Attacker, progress: Progress) -> Findings:
-        """See :meth:`attacks.attack.Attack.run`."""
-        targets = whole_model_targets(attacker)
+        """See :meth:`attacks.attack.Attack.run`. Updates of one step each are attacked."""
+        targets = [target for target in whole_model_targets(attacker) if len(target.sizes) == 1]
+        if not targets:
+            raise UnavailableError("it matches the gradient of one step, and every update stems from several.")
         first = targets[0]
         attack = dataclasses.replace(self, classes=len(first.gradients[first.names.index(last_bias(attacker, first))]))
         attack._check_takes_shares(first, attacker.space)

@@ -42,9 +42,10 @@ class FirstLayerInputs:
         layer = _reader_of_images(attacker.program, space)
         found: list[RebuiltBatch] = []
         for update in last_updates(attacker):
-            if f"{layer}.weight" not in update.gradients or f"{layer}.bias" not in update.gradients:
+            sizes = attacker.batch_sizes(update.client, update.round)
+            if f"{layer}.weight" not in update.gradients or f"{layer}.bias" not in update.gradients or len(sizes) != 1:
                 continue
-            records = attacker.batch_size(update.client, update.round)
+            (records,) = sizes
             flat = _inputs(update, layer, records, space)
             images = flat.view(records, *space.shape_CHW)
             found.append(RebuiltBatch(number=update.number, images_BCHW=images, in_order=records == 1, fit=None))

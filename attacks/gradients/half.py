@@ -19,14 +19,19 @@ class InvertingHalfGradients(InvertingGradients):
 
     What it sends is Jᵀ·g, with the cut gradient g that it was sent and the Jacobian J of its own layers, so an attacker
     who sees both needs neither labels nor the server's half. The smashed data themselves are not used.
+    The cut gradients say which record was in which step, so none changes places.
     """
 
     name: ClassVar[str] = "inverting gradients of the client's half"
     needs: ClassVar[ThreatModel] = OF_HALF_UPDATES
 
+    def targets(self, attacker: Attacker) -> list[Target]:
+        """See :meth:`InvertingGradients.targets`."""
+        return half_targets(attacker)
+
     def run(self, attacker: Attacker, progress: Progress) -> Findings:
         """See :meth:`attacks.attack.Attack.run`."""
-        targets = [target for target, _ in half_targets(attacker)]
+        targets = self.targets(attacker)
         first = targets[0]
         blank = torch.zeros(first.records, dtype=torch.int64)  # labels do not matter here
         chosen = self.tuned(first.gradient_of, attacker.auxiliary_unit, blank, attacker.space)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attacks.attack import Findings
 from attacks.attacker import Attacker
+from attacks.gradients.labels import dealt
 from attacks.gradients.last_layer import labels_in
 from attacks.gradients.messages import OF_UPDATES, Target, rebuild_each, whole_model_targets
 from attacks.gradients.starts import most_iterations, successive_halving
@@ -25,6 +26,9 @@ from attacks.gradients.victim import (
 from attacks.images import ImageSpace
 from attacks.reconstruction import Progress, Reconstruction, unwatched
 from attacks.threat import ThreatModel
+
+_BETWEEN_EXCHANGES = 10
+"""Iterations between two times at which records may change places."""
 
 
 class Distance(enum.StrEnum):
@@ -45,7 +49,8 @@ class InvertingGradients:
     Geiping et al. 2020, "Inverting Gradients - How easy is it to break privacy in federated learning?":
     Adam on the images in their box minimises distance(∇L(x), g*) + a·TV(x). Ours where it differs: absolute distances
     of normalised gradients by default, a step size and a weight a that fall to 0 together along a cosine, several
-    starts that are given up early if others fit better, and a weight a that is chosen on auxiliary images.
+    starts that are given up early if others fit better, a weight a that is chosen on auxiliary images, and records that
+    change places between the steps of a round that has several.
 
     Args:
         iterations: Steps of the start that is followed to the end.
@@ -56,6 +61,8 @@ class InvertingGradients:
         starts: How many starts; :func:`attacks.gradients.starts.successive_halving` drops the worse fits early.
         tuning_iterations: Steps that each candidate weight is tried with; far fewer than ``iterations`` favour a heavy
             prior.
+        exchanges: Where an update stems from several steps, so many pairs of records are tried in each other's step
+            after every tenth iteration.
         enough_fit: Stop when the distance falls below this.
         seed: Seeds the starts, which are uniform noise.
     """
@@ -67,6 +74,7 @@ class InvertingGradients:
     signed: bool = False
     starts: int = 1
     tuning_iterations: int = 60
+    exchanges: int = 4
     enough_fit: float = 1e-6
     seed: int = 0
 
@@ -79,6 +87,8 @@ class InvertingGradients:
                 raise ValueError(f"{name}={getattr(self, name)} is not accepted: give an integer of at least 1.")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} is not accepted: give a number above 0.")
+        if self.exchanges < 0:
+            raise ValueError(f"exchanges={self.exchanges} is not accepted: give an integer of at least 0.")
         weights = self.total_variation_weights
         if not weights or not all(0 <= weight < math.inf for weight in weights):
             raise ValueError(f"total_variation_weights={weights} is not accepted: give finite numbers of at least 0.")
@@ -93,19 +103,23 @@ class InvertingGradients:
 
     def run(self, attacker: Attacker, progress: Progress) -> Findings:
         """See :meth:`attacks.attack.Attack.run`. Labels are those that the last layer's gradient gives away."""
-        targets = whole_model_targets(attacker)
-        labels = {target.update.number: labels_in(attacker, target) for target in targets}
+        targets = self.targets(attacker)
+        labels = {target.update.number: dealt(labels_in(attacker, target), target.sizes) for target in targets}
         first, space = targets[0], attacker.space
         chosen = self.tuned(first.gradient_of, attacker.auxiliary_unit, labels[first.update.number], space)
 
         def rebuild(target: Target, part: Progress) -> Reconstruction:
             known = labels[target.update.number]
-            return chosen.reconstruct(target.gradient_of, target.gradients, known, space, part)
+            return chosen.reconstruct(target.gradient_of, target.gradients, known, space, part, target.sizes)
 
         return Findings(
             batches=rebuild_each(attacker, targets, rebuild, progress),
             budget=f"{self.budget}, total variation {chosen.total_variation_weights[0]:g}, {len(targets)} updates",
         )
+
+    def targets(self, attacker: Attacker) -> list[Target]:
+        """What is attacked, one after the other."""
+        return whole_model_targets(attacker)
 
     def tuned(
         self,
@@ -144,6 +158,7 @@ class InvertingGradients:
         labels_B: Tensor,
         space: ImageSpace,
         progress: Progress = unwatched,
+        sizes: tuple[int, ...] = (),
     ) -> Reconstruction:
         """Rebuild the batch that gave one gradient.
 
@@ -153,6 +168,7 @@ class InvertingGradients:
             labels_B: The batch's labels, as :data:`attacks.gradients.victim.GradientOf` takes them.
             space: Where the images lie.
             progress: Told the share of the work done.
+            sizes: How many records each step held, where which record was in which step is not known.
 
         Returns:
             The batch; grey with a fit of 1 where the gradient is zero or not finite. Fit is the distance, at most 1.
@@ -162,7 +178,7 @@ class InvertingGradients:
             return Reconstruction(unit_BCHW=space.grey(len(labels_B), device=seen[0].device), fit=1.0, iterations=0)
         draw = torch.Generator().manual_seed(self.seed)
         noise = [space.random(len(labels_B), draw).to(seen[0].device) for _ in range(self.starts)]
-        descents = [_Matching(self, unit_BCHW, gradient_of, seen, labels_B, space) for unit_BCHW in noise]
+        descents = [_Matching(self, unit_BCHW, gradient_of, seen, labels_B, space, sizes) for unit_BCHW in noise]
         best, spent = successive_halving(descents, self.iterations, self.enough_fit, progress)
         return Reconstruction(unit_BCHW=best.point, fit=min(best.fit, 1.0), iterations=spent)
 
@@ -178,8 +194,12 @@ class _Matching:
         seen: Gradients,
         labels_B: Tensor,
         space: ImageSpace,
+        sizes: tuple[int, ...],
     ) -> None:
-        self.attack, self.gradient_of, self.seen, self.labels_B, self.space = attack, gradient_of, seen, labels_B, space
+        self.attack, self.gradient_of, self.seen, self.space = attack, gradient_of, seen, space
+        self.labels_B = labels_B.clone()
+        self.step_B = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
+        self.draw = torch.Generator().manual_seed(attack.seed)
         self.guess_BCHW = unit_BCHW.clone().requires_grad_()
         self.optimizer = torch.optim.Adam([self.guess_BCHW], lr=attack.learning_rate)
         self.done = 0
@@ -203,7 +223,33 @@ class _Matching:
             with torch.no_grad():
                 self.guess_BCHW.clamp_(0, 1)
             self.done += 1
+            if self.done % _BETWEEN_EXCHANGES == 0 and len(self.step_B.unique()) > 1:
+                self._exchange()
         return iterations
+
+    def _exchange(self) -> None:
+        """Let records change places, image and label together, where that explains the update better.
+
+        It makes a difference to its gradient in which step a record was, and no small change of an image moves it.
+        """
+        with torch.no_grad():
+            best = float(self._distance())
+            for _ in range(self.attack.exchanges):
+                one = int(torch.randint(len(self.step_B), (), generator=self.draw))
+                elsewhere = (self.step_B != self.step_B[one]).nonzero().flatten()
+                other = int(elsewhere[torch.randint(len(elsewhere), (), generator=self.draw)])
+                self._swap(one, other)
+                if (fit := float(self._distance())) < best:
+                    best = fit
+                else:
+                    self._swap(one, other)
+
+    def _swap(self, one: int, other: int) -> None:
+        moments = [
+            held for held in self.optimizer.state[self.guess_BCHW].values() if held.shape == self.guess_BCHW.shape
+        ]
+        for tensor in (self.guess_BCHW, self.labels_B, *moments):
+            tensor[[one, other]] = tensor[[other, one]]
 
     def _distance(self) -> Tensor:
         gradients = self.gradient_of(self.space.to_input(self.guess_BCHW), self.labels_B)

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from attacks.gradients.victim import Gradients
-
 
 def idlg(weight_KF: Tensor) -> int:
     """The label of a batch of one record: exact where the features h are not negative and not all zero.
@@ -73,6 +71,17 @@ def labels_of(counts_K: Tensor) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(counts_K)), counts_K.cpu())
 
 
+def dealt(labels_B: Tensor, sizes: Sequence[int]) -> Tensor:
+    """A round's labels shared out over its steps, those of the first step first, int64 (B,).
+
+    Which step a record was in does not show in counts. Sorted labels are dealt like cards, so that every step holds
+    the classes about as the round does.
+    """
+    turns = [step for turn in range(max(sizes)) for step, size in enumerate(sizes) if turn < size]
+    order = torch.tensor(turns, device=labels_B.device).argsort(stable=True)
+    return labels_B.sort().values[order]
+
+
 def counts_by_impact(weight_KF: Tensor, records: int, probes: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
     """Counts where there is no bias: row sums fall by about one impact for each record of a class, int64 (K,).
 
@@ -115,15 +124,6 @@ def counts_by_impact(weight_KF: Tensor, records: int, probes: Sequence[tuple[Ten
         counts_K[place] += 1
         left_K[place] -= impact
     return counts_K
-
-
-def mean_gradient(update: Gradients, learning_rate: float, steps: int) -> Gradients:
-    """What one step's gradient was on average, from θ′ − θ of several steps of plain SGD."""
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate={learning_rate} is not accepted: give a number above 0.")
-    if steps < 1:
-        raise ValueError(f"steps={steps} is not accepted: give an integer of at least 1.")
-    return tuple(-tensor / (learning_rate * steps) for tensor in update)
 
 
 def mean_probability(scores_BK: Tensor) -> Tensor:

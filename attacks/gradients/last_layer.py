@@ -74,6 +74,6 @@ def _mean_probability(attacker: Attacker, target: Target, name: str, classes: in
     if labels is None:
         labels = torch.zeros(len(auxiliary.images_BCHW), dtype=torch.int64)  # any will do: they are taken off again
     with torch.no_grad():
-        moved = target.gradient_of(auxiliary.images_BCHW, labels)[target.names.index(name)]
+        moved = target.mean_gradient_of(auxiliary.images_BCHW, labels)[target.names.index(name)]
     share = torch.bincount(labels, minlength=classes).double() / len(labels)
     return moved.double() + share

@@ -1,7 +1,7 @@
 """From messages to what attacks on gradients take, and back."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from attacks.attack import RebuiltBatch
 from attacks.attacker import Attacker, UnavailableError
+from attacks.gradients.local_steps import LocalRound, StepLoss
 from attacks.gradients.victim import GradientOf, Gradients
-from attacks.observation import Observation, last_observations
+from attacks.observation import Observation, last_observations, observations_of_round
 from attacks.reconstruction import Progress, Reconstruction
 from attacks.threat import Knowledge, ThreatModel
 from attacks.update import Update, last_updates
@@ -51,21 +52,29 @@ class Target:
 
     Attributes:
         update: The update.
-        records: How many records it stems from.
-        gradient_of: The victim as the attacker runs it.
+        sizes: How many records each step of the round held.
+        gradient_of: The victim as the attacker runs it: images of all steps, those of the first step first, to what
+            the update shows of their gradients.
+        mean_gradient_of: The same of one batch in the place of every step's, for questions about the victim.
         gradients: What it is to give.
-        names: The parameters that these are of.
+        names: The parameters that these are of; momentum that crossed besides goes by parameter and key.
     """
 
     update: Update
-    records: int
+    sizes: tuple[int, ...]
     gradient_of: GradientOf
+    mean_gradient_of: GradientOf
     gradients: Gradients
     names: tuple[str, ...]
 
+    @property
+    def records(self) -> int:
+        """How many records it stems from."""
+        return sum(self.sizes)
+
 
 def whole_model_targets(attacker: Attacker) -> list[Target]:
-    """Updates of clients that hold the whole model, each of a single step.
+    """Updates of clients that hold the whole model.
 
     Raises:
         UnavailableError: Clients hold only a part of it, or gradients cannot be read from their updates.
@@ -76,52 +85,52 @@ def whole_model_targets(attacker: Attacker) -> list[Target]:
             " updates of client halves."
         )
     chosen: list[Target] = []
-    for update in _readable(last_updates(attacker)):
-        records = attacker.batch_size(update.client, update.round)
-        names = tuple(update.gradients)
-        gradients = tuple(update.gradients[name].float() for name in names)
-        chosen.append(
-            Target(
-                update=update,
-                records=records,
-                gradient_of=_whole_gradient(attacker, update, names),
-                gradients=gradients,
-                names=names,
-            )
-        )
+    program = attacker.program
+    image, _, _ = program.image_input(1)
+    label = program.label_input()
+    for update in last_updates(attacker):
+        program.check(update.before)
+
+        def loss(
+            weights: Mapping[str, Tensor], images: Tensor, labels: Tensor, step: int, update: Update = update
+        ) -> Tensor:
+            return program.loss({**update.before, **weights}, {image: images}, {label: labels})
+
+        target = _target(attacker, update, attacker.batch_sizes(update.client, update.round), loss)
+        if target is not None:
+            chosen.append(target)
         if sum(target.records for target in chosen) >= attacker.records:
             break
-    return chosen
+    return _some(chosen)
 
 
-def half_targets(attacker: Attacker) -> list[tuple[Target, Observation]]:
-    """Updates of client halves, each of a single step whose cut gradient was seen, and what crossed the cut then.
+def half_targets(attacker: Attacker) -> list[Target]:
+    """Updates of client halves, of whose every step the cut gradient was seen.
 
-    A client's gradient is Jᵀ·g with the cut gradient g and its own Jacobian J: no loss, label or server half is needed.
+    A step's gradient is Jᵀ·g with the cut gradient g and the client's own Jacobian J: no loss, label or server half is
+    needed.
 
     Raises:
         UnavailableError: Clients hold the whole model, no cut gradient was seen, or gradients cannot be read.
     """
     if attacker.cut is None:
         raise UnavailableError("clients hold the whole model: see the attack on updates of whole models.")
-    seen = {(found.client, found.round): found for found in last_observations(attacker)}
-    chosen: list[tuple[Target, Observation]] = []
-    for update in _readable(last_updates(attacker)):
-        observation = seen.get((update.client, update.round))
-        if observation is None or not any(gradient is not None for gradient in observation.cut_gradients):
+    attacked = {(found.client, found.round) for found in last_observations(attacker)}
+    chosen: list[Target] = []
+    crossed = False
+    for update in last_updates(attacker):
+        if (update.client, update.round) not in attacked:
             continue
-        names = tuple(update.gradients)
-        target = Target(
-            update=update,
-            records=observation.records,
-            gradient_of=_half_gradient(attacker, update, observation, names),
-            gradients=tuple(update.gradients[name].float() for name in names),
-            names=names,
-        )
-        chosen.append((target, observation))
-    if not chosen:
+        steps = observations_of_round(attacker, update.client, update.round)
+        if not all(any(gradient is not None for gradient in step.cut_gradients) for step in steps):
+            continue
+        crossed = True
+        target = _target(attacker, update, tuple(step.records for step in steps), _half_loss(attacker, update, steps))
+        if target is not None:
+            chosen.append(target)
+    if not crossed:
         raise UnavailableError("no cut gradient of a client's update crossed.")
-    return chosen
+    return _some(chosen)
 
 
 def rebuild_each(
@@ -139,61 +148,88 @@ def rebuild_each(
     return tuple(found)
 
 
-def _readable(updates: Sequence[Update]) -> list[Update]:
-    found = [update for update in updates if update.gradients]
-    if not found:
-        raise UnavailableError(
-            "no gradient can be read from the updates: rounds of one step with SGD, Adam or AdamW are readable (with"
-            " momentum, where the optimizer's state crosses)."
+def _target(attacker: Attacker, update: Update, sizes: tuple[int, ...], loss: StepLoss) -> Target | None:
+    """None where the update does not show what the gradients were, or add up to."""
+    rule = attacker.optimizer
+    if rule.steps == 1 and len(sizes) == 1:
+        if not update.gradients:
+            return None
+        names = tuple(update.gradients)
+
+        def gradient(images: Tensor, labels: Tensor) -> Gradients:
+            return _differentiated(names, update, lambda weights: loss(weights, images, labels, 0))
+
+        return Target(
+            update=update,
+            sizes=sizes,
+            gradient_of=gradient,
+            mean_gradient_of=gradient,
+            gradients=tuple(update.gradients[name].float() for name in names),
+            names=names,
         )
-    return found
+    is_known = rule.momentum == 0 or (attacker.sees(MessageKind.OPTIMIZER_STATE) and not rule.keeps_state)
+    # Several batches in one step (gradient accumulation) are not told from several steps by their sizes.
+    if not is_known or rule.learning_rate == 0 or len(sizes) != rule.steps:
+        return None
+    trained = [name for name in attacker.program.trainable(tuple(update.after)) if name in update.before]
+    local = LocalRound(
+        loss=loss,
+        before={name: update.before[name] for name in trained},
+        after={name: update.after[name] for name in trained},
+        rule=rule,
+        sizes=sizes,
+        state_before=update.states_before,
+        state_after=update.states_after,
+    )
+    if not local.seen:
+        return None
+    return Target(
+        update=update,
+        sizes=sizes,
+        gradient_of=local.gradients,
+        mean_gradient_of=local.mean_gradient,
+        gradients=tuple(tensor.float() for tensor in local.seen.values()),
+        names=tuple(local.seen),
+    )
 
 
-def _whole_gradient(attacker: Attacker, update: Update, names: tuple[str, ...]) -> GradientOf:
+def _some(targets: list[Target]) -> list[Target]:
+    if not targets:
+        raise UnavailableError(
+            "no gradient can be read from the updates: those of SGD, Adam and AdamW are readable, with momentum where"
+            " the optimizer's state crosses, and where a step is one batch."
+        )
+    return targets
+
+
+def _half_loss(attacker: Attacker, update: Update, steps: Sequence[Observation]) -> StepLoss:
     program = attacker.program
     program.check(update.before)
     image, _, _ = program.image_input(1)
-    label = program.label_input()
 
-    def gradient(images: Tensor, labels: Tensor) -> Gradients:
-        return _differentiated(names, update, lambda weights: program.loss(weights, {image: images}, {label: labels}))
-
-    return gradient
-
-
-def _half_gradient(attacker: Attacker, update: Update, seen: Observation, names: tuple[str, ...]) -> GradientOf:
-    program = attacker.program
-    program.check(update.before)
-    image, _, _ = program.image_input(1)
-
-    def gradient(images: Tensor, labels: Tensor) -> Gradients:
-        """Of the mean loss, whose gradient at the cut was seen; labels do not matter."""
+    def loss(weights: Mapping[str, Tensor], images: Tensor, labels: Tensor, step: int) -> Tensor:
+        """Has the gradient of the mean loss, whose gradient at the cut was seen; labels do not matter."""
+        seen = steps[step]
         known = seen.known if len(images) == seen.records else {}
+        smashed = program.smashed({**update.before, **weights}, {image: images}, known)
+        parts = [
+            (ours * theirs[: len(images)].to(ours.dtype)).sum()
+            for ours, theirs in zip(smashed, seen.cut_gradients, strict=True)
+            if theirs is not None
+        ]
+        return torch.stack(parts).sum()
 
-        def value(weights: dict[str, Tensor]) -> Tensor:
-            smashed = program.smashed(weights, {image: images}, known)
-            parts = [
-                (ours * theirs[: len(images)].to(ours.dtype)).sum()
-                for ours, theirs in zip(smashed, seen.cut_gradients, strict=True)
-                if theirs is not None
-            ]
-            return torch.stack(parts).sum()
-
-        return _differentiated(names, update, value)
-
-    return gradient
+    return loss
 
 
-def _differentiated(names: tuple[str, ...], update: Update, value: Callable[[dict[str, Tensor]], Tensor]) -> Gradients:
+def _differentiated(
+    names: tuple[str, ...], update: Update, value: Callable[[Mapping[str, Tensor]], Tensor]
+) -> Gradients:
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
-        weights = {name: tensor.detach() for name, tensor in update.before.items()}
-        trained = {name: weights[name].clone().requires_grad_() for name in names}
+        trained = {name: update.before[name].detach().clone().requires_grad_() for name in names}
         return torch.autograd.grad(
-            value({**weights, **trained}),
-            tuple(trained.values()),
-            create_graph=differentiable,
-            materialize_grads=True,
+            value(trained), tuple(trained.values()), create_graph=differentiable, materialize_grads=True
         )
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Findings, RebuiltBatch
-from attacks.attacker import Attacker
+from attacks.attacker import Attacker, UnavailableError
 from attacks.gradients.messages import OF_HALF_UPDATES, Target, half_targets
 from attacks.images import ImageSpace
 from attacks.joint.stacked import Term, stacked
-from attacks.observation import Observation
+from attacks.observation import Observation, last_observations
 from attacks.reconstruction import Progress, Reconstruction, unwatched
 from attacks.smashed.distance import carries_nothing, wide
 from attacks.smashed.messages import WHITE_BOX, bound_of, forward_of
@@ -61,8 +61,14 @@ class OneStep:
 
     def run(self, attacker: Attacker, progress: Progress) -> Findings:
         """See :meth:`attacks.attack.Attack.run`."""
-        found = half_targets(attacker)
-        steps = [_Step.of(attacker, target, seen) for target, seen in found]
+        seen = {(found.client, found.round): found for found in last_observations(attacker)}
+        steps = [
+            _Step.of(attacker, target, seen[target.update.client, target.update.round])
+            for target in half_targets(attacker)
+            if len(target.sizes) == 1
+        ]
+        if not steps:
+            raise UnavailableError("rounds have several steps, and their update does not show the first one's alone.")
         space, parts = attacker.space, len(steps) + 1
         chosen, share = self.tuned(attacker.auxiliary_unit, steps[0], space, partial(_part, progress, 0, parts))
         batches: list[RebuiltBatch] = []
@@ -74,7 +80,7 @@ class OneStep:
         return Findings(
             batches=tuple(batches),
             budget=f"{self.budget}; prior {weight:g}, share of the update {share:g}; {len(batches)} batches",
-            bound=bound_of([seen for _, seen in found]),
+            bound=bound_of(list(seen.values())),
         )
 
     def tuned(

@@ -66,7 +66,7 @@ def attack_log(
             steps=run.strategy.aggregate_every,
             keeps_state=run.strategy.client_optimizer_state == "keep",
         ),
-        batch_size=batch_sizes_of(log),
+        batch_sizes=batch_sizes_of(log),
         from_checkpoint=from_checkpoint,
     )
 

@@ -87,7 +87,7 @@ class Trained:
             "auxiliary": auxiliary,
             "server_weights": self.model.state_dict(),
             "optimizer": LocalOptimizer.of(torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)),
-            "batch_size": batch_sizes_of(self.log),
+            "batch_sizes": batch_sizes_of(self.log),
         }
         return Background(**{**values, **changes})
 

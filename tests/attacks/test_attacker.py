@@ -33,7 +33,8 @@ HANDED_OVER = {
     Knowledge.OUTSIDE_RECORDS: lambda attacker: attacker.outside,
     Knowledge.QUERIES: lambda attacker: attacker.query(0, 0, 0),
     Knowledge.LOCAL_HYPERPARAMETERS: lambda attacker: attacker.optimizer,
-    Knowledge.BATCH_SIZES: lambda attacker: attacker.batch_size(1, 2),
+    Knowledge.BATCH_SIZES: lambda attacker: attacker.batch_sizes(1, 2),
+    Knowledge.BATCH_STATISTICS: lambda attacker: attacker.normalisations,
 }
 """How each is asked for. Batch statistics come with the messages they are read off."""
 
@@ -54,7 +55,7 @@ def everything(module, **changed):
         "server_weights": module.state_dict(),
         "client_weights": module.state_dict(),
         "optimizer": LocalOptimizer(rule=Rule.SGD, learning_rate=0.1),
-        "batch_size": lambda client, round: 10 * client + round,
+        "batch_sizes": lambda client, round: (10 * client, round),
     }
     return background_of(module, IMAGES, **known | changed)
 
@@ -157,7 +158,7 @@ def test_what_is_handed_over_is_what_there_is_to_know(log):
     assert attacker.auxiliary is background.auxiliary
     assert attacker.outside is background.outside
     assert attacker.optimizer is background.optimizer
-    assert attacker.batch_size(3, 7) == 37
+    assert attacker.batch_sizes(3, 7) == (30, 7)
     assert attacker.program.split.cut == "front"
     assert attacker_of(log, background=background, cut=None).program.split is None
 
@@ -170,7 +171,7 @@ def test_what_is_handed_over_is_what_there_is_to_know(log):
         ("server_weights", Knowledge.SERVER_WEIGHTS),
         ("client_weights", Knowledge.CLIENT_WEIGHTS),
         ("optimizer", Knowledge.LOCAL_HYPERPARAMETERS),
-        ("batch_size", Knowledge.BATCH_SIZES),
+        ("batch_sizes", Knowledge.BATCH_SIZES),
     ],
 )
 def test_what_is_not_there_is_named(log, name, fact):
@@ -275,14 +276,7 @@ def test_there_is_no_way_to_the_truth(log):
             assert {field.name for field in dataclasses.fields(message)}.isdisjoint({"origin", "indices", "truth"})
     assert set(shown) == {
         *("messages", "sees", "knows", "threat", "cut", "records", "program", "space", "auxiliary", "outside"),
-        *(
-            "auxiliary_unit",
-            "program_at",
-            "server_weights",
-            "latest_client_weights",
-            "optimizer",
-            "batch_size",
-            "query",
-        ),
+        *("auxiliary_unit", "program_at", "normalisations", "server_weights", "latest_client_weights", "optimizer"),
+        *("batch_sizes", "query"),
     }
     assert isinstance(attacker, Attacker)

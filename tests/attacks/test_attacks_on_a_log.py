@@ -10,6 +10,7 @@ from torch import nn
 from attacks import PrivacyAudit
 from attacks.audit.run import WHOLE_MODEL
 from attacks.audit.settings import AuditSettings
+from attacks.gradients.batch_norm import InvertingWithBatchStatistics
 from attacks.gradients.dlg import DeepLeakage
 from attacks.gradients.half import InvertingHalfGradients
 from attacks.gradients.inverting import InvertingGradients
@@ -37,6 +38,7 @@ OF_WHOLE_MODELS = (
     InvertingGradients(iterations=5, tuning_iterations=2),
     DeepLeakage(iterations=2, inner_iterations=2, starts=1),
     LearningToInvert(features=64, width=16, iterations=5),
+    InvertingWithBatchStatistics(iterations=5, tuning_iterations=2),
 )
 
 
@@ -120,15 +122,6 @@ def test_a_fully_connected_first_layer_gives_single_records_away_exactly(monkeyp
 
     assert cell.value.mean > 90
     assert cell.worst_record > 90
-
-
-def test_rounds_of_several_steps_have_no_readable_gradient():
-    run = train(log=MessageLog(), steps=4, aggregate_every=2)
-    optimizer = dataclasses.replace(run.background().optimizer, steps=2)
-
-    (found,) = run.audit(AuditSettings(attacks=("inverting_half_gradients",)), optimizer=optimizer)
-
-    assert "no gradient can be read" in found.not_run[0].reason.lower()
 
 
 def test_quantised_smashed_data_of_a_linear_half_come_back_at_8_bits_and_not_at_2(monkeypatch):

@@ -100,6 +100,25 @@ def test_of_several_starts_the_best_fit_is_returned():
     assert min(fits) < fits[0]
 
 
+def test_records_change_places_between_steps_where_that_explains_more():
+    """A victim of two steps that gives the second step's gradient twice the weight: from labels in the wrong steps, the
+    images are found only if records may change places; within a step nothing changes places."""
+    images, labels, gradient_of = unit_images(2), torch.tensor([0, 3]), victim_of(small_net())
+
+    def two_steps(inputs, classes):
+        parts = [gradient_of(inputs[k : k + 1], classes[k : k + 1]) for k in (0, 1)]
+        return tuple(one + 2 * other for one, other in zip(*parts, strict=True))
+
+    with torch.no_grad():
+        seen = two_steps(SPACE.to_input(images), labels)
+    attack = InvertingGradients(iterations=60, total_variation_weights=(0.001,))
+    found = {sizes: attack.reconstruct(two_steps, seen, labels.flip(0), SPACE, sizes=sizes) for sizes in ((1, 1), (2,))}
+
+    assert psnr_db(found[1, 1].unit_BCHW, images, 1.0).min() > 30
+    assert psnr_db(found[2,].unit_BCHW, images, 1.0).mean() < 20
+    assert labels.tolist() == [0, 3]
+
+
 def test_it_stops_when_the_fit_is_enough():
     found, _ = attacked(dataclasses.replace(ENOUGH, enough_fit=0.2), [2])
 
@@ -173,7 +192,7 @@ def test_the_box_of_the_model_input_is_the_spaces():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("iterations", 0), ("starts", 0), ("tuning_iterations", 0), ("learning_rate", 0.0),
+        ("iterations", 0), ("starts", 0), ("exchanges", -1), ("tuning_iterations", 0), ("learning_rate", 0.0),
         ("learning_rate", float("nan")), ("total_variation_weights", ()), ("total_variation_weights", (-1.0,)),
         ("total_variation_weights", (float("nan"),)), ("enough_fit", 1.0),
     ],

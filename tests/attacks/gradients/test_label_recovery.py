@@ -7,10 +7,10 @@ from torch.nn.functional import cross_entropy, one_hot
 from attacks.gradients.labels import (
     counts_by_bias,
     counts_by_impact,
+    dealt,
     idlg,
     idlg_by_bias,
     labels_of,
-    mean_gradient,
     mean_probability,
     rounded_counts,
     unique_labels,
@@ -121,9 +121,16 @@ def test_rounded_counts_sum_to_the_records_and_no_move_of_one_brings_them_nearer
                 assert (moved - raw_K).square().sum() >= apart - 1e-9
 
 
-def test_the_mean_gradient_of_an_update():
-    """Three steps of 0.1 along g = 2 move θ by −0.6."""
-    assert float(mean_gradient((torch.tensor([-0.6]),), 0.1, 3)[0]) == pytest.approx(2)
+def test_a_rounds_labels_are_dealt_over_its_steps_like_cards():
+    """Sorted 0 0 1 2 2 into steps of 2, 1 and 2: first turn 0 | 0 | 1, second turn 2 | - | 2."""
+    assert dealt(torch.tensor([2, 0, 1, 0, 2]), (2, 1, 2)).tolist() == [0, 2, 0, 1, 2]
+
+
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_dealt_labels_are_the_same_labels(sizes, seed):
+    labels = torch.randint(10, (sum(sizes),), generator=torch.Generator().manual_seed(seed))
+
+    assert dealt(labels, sizes).sort().values.tolist() == labels.sort().values.tolist()
 
 
 @pytest.mark.parametrize(
@@ -132,8 +139,6 @@ def test_the_mean_gradient_of_an_update():
         (lambda: unique_labels(torch.zeros(3, 2), 4), "records=4"),
         (lambda: counts_by_bias(torch.zeros(3), torch.zeros(3), 0), "records=0"),
         (lambda: counts_by_impact(torch.zeros(3, 2), 0), "records=0"),
-        (lambda: mean_gradient((), 0.0, 1), "learning_rate=0.0"),
-        (lambda: mean_gradient((), 0.1, 0), "steps=0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call, named):
