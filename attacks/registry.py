@@ -7,6 +7,7 @@ from attacks.gradients.half import InvertingHalfGradients
 from attacks.gradients.inverting import InvertingGradients
 from attacks.gradients.last_layer import LabelCounts
 from attacks.gradients.learned import LearningToInvert
+from attacks.malicious.hijack import FeatureSpaceHijack
 from attacks.smashed.decoder import Decoder
 from attacks.smashed.linear import LeastSquares
 from attacks.smashed.sdar import Sdar
@@ -27,6 +28,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "inverting_half_gradients": InvertingHalfGradients,
     "deep_leakage": DeepLeakage,
     "learning_to_invert": LearningToInvert,
+    "feature_space_hijack": FeatureSpaceHijack,
 }
 """All attacks that can be named."""
 

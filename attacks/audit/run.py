@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from attacks.attack import Attack, Findings, GuessedLabels, RebuiltBatch
 from attacks.attacker import Attacker, Background, UnavailableError
+from attacks.audit.clients import client_sessions
 from attacks.audit.control import FIRST, MIX, control_run
 from attacks.audit.score import Score, score_images
 from attacks.audit.score_labels import score_labels
@@ -69,6 +70,7 @@ def audit(
         raise ValueError(f"cuts={missing[0]!r} is not accepted: the log has messages of {_listed(held)} only.")
     chosen = held if cuts is None else list(cuts)
     attacks = settings.chosen
+    background = dataclasses.replace(background, sessions=client_sessions(log, records, background))
     controls = _Controls(background.space, settings)
     tried: list[_AtCut] = []
     for place, cut in enumerate(chosen):
@@ -239,6 +241,7 @@ class _Controls:
 
     def _run(self, attack: Attack, where: str | None) -> Control | None:
         log, background, records = control_run(self._space, where)
+        background = dataclasses.replace(background, sessions=client_sessions(log, records, background))
         attacker = Attacker(log, attack.needs, background, cut=where, records=_RECORDS_OF_A_CONTROL)
         try:
             findings = attack.run(attacker, unwatched)
