@@ -11,7 +11,6 @@ from attacks.attacker import Background, UnavailableError
 from attacks.audit.truth import RecordsAt
 from attacks.local_optimizer import LocalOptimizer, Rule
 from attacks.malicious.detector import Watch, summary
-from attacks.program import Program
 from attacks.session import OpenSession, Sent, Session
 from lightning_sfl.link.codecs import Draw, Form
 from lightning_sfl.link.coding import Coding
@@ -59,7 +58,7 @@ class _Clients:
             raise ValueError(f"numbers={unknown} are not accepted: the log has no such smashed data at {cut!r}.")
         truth = log.truth()
         self._indices = {number: truth[number].indices for number in numbers if number in truth}
-        clients = sorted({client_of(found[number]) for number in self._indices})
+        clients = sorted({_client_of(found[number]) for number in self._indices})
         if not clients:
             raise UnavailableError("it needs clients that answer, and nothing says which records theirs are.")
         own = {client: [m.number for m in found.values() if m.client == client] for client in clients}
@@ -136,8 +135,8 @@ def torch_optimizer(rule: LocalOptimizer, parameters: Sequence[Tensor]) -> Optim
     return kind(parameters, lr=rule.learning_rate, betas=(rule.momentum, 0.999), weight_decay=rule.weight_decay)
 
 
-def client_of(message: Message) -> int:
-    """Whose message it is; of smashed data, every one has a client."""
+def _client_of(message: Message) -> int:
+    """Whose message it is; smashed data are always a client's."""
     assert message.client is not None
     return message.client
 

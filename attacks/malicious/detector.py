@@ -1,4 +1,4 @@
-"""What a client can see of a server that does not train what it says: two detectors, on the gradients it is answered."""
+"""What a client can see of a server that does not train what it says: two detectors, on the answers that it gets."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,9 @@ def split_guard_score(fake_D: Tensor, first_D: Tensor, second_D: Tensor) -> floa
 
     Erdogan et al. 2021, "SplitGuard": with F, R the answers to batches with false and true labels and R1, R2 two halves
     of R, d the difference of the lengths of two means and θ the angle between them,
-    S = (θ(F, R)·d(F, R) − θ(R1, R2)·d(R1, R2)) / (d(F, R) + d(R1, R2)), and the score is σ(α·S)^β. Reconstruction: α = 5,
-    β = 2, angles in radians, and of every answer the sum over its records, since batches differ in size and order.
+    S = (θ(F, R)·d(F, R) − θ(R1, R2)·d(R1, R2)) / (d(F, R) + d(R1, R2)), and the score is σ(α·S)^β. Reconstruction:
+    α = 5, β = 2, angles in radians, and of every answer the sum over its records, since batches differ in size and
+    order.
 
     Args:
         fake_D: Mean answer to batches with false labels.
@@ -42,6 +43,7 @@ def split_guard_score(fake_D: Tensor, first_D: Tensor, second_D: Tensor) -> floa
 
 def _apart(one_D: Tensor, other_D: Tensor) -> tuple[float, float]:
     """The difference of two lengths, and the angle between two vectors in radians."""
+    one_D, other_D = one_D.double(), other_D.double()
     cosine = (normalize(one_D, dim=0) * normalize(other_D, dim=0)).sum().clamp(-1, 1)
     return float((one_D.norm() - other_D.norm()).abs()), float(cosine.arccos())
 

@@ -11,6 +11,7 @@ from torch.nn.functional import mse_loss
 from attacks.attack import Findings, RebuiltBatch
 from attacks.attacker import Attacker, UnavailableError
 from attacks.images import ImageSpace
+from attacks.local_optimizer import LocalOptimizer
 from attacks.observation import last_observations
 from attacks.reconstruction import Progress, unwatched
 from attacks.session import Session
@@ -29,14 +30,14 @@ class FeatureSpaceHijack:
 
     Pasquini et al. 2021, "Unleashing the Tiger". On auxiliary images the server trains a pilot half and a decoder of
     what the pilot sends; a critic tells what clients send from what the pilot sends (Wasserstein, with a gradient
-    penalty), and clients are answered with the gradient that brings theirs nearer to the pilot's. In the end the decoder
-    reads the clients' as well. The loss of the task and the labels are not used.
+    penalty), and clients are answered with the gradient that brings theirs nearer to the pilot's. In the end the
+    decoder reads the clients' as well. The loss of the task and the labels are not used.
 
     Reconstruction, in small: the pilot has the client's program, with weights of its own, so that clients can become
     it; it is trained alone for a while first; features are scaled by their spread over all channels; the penalty's norm
     is over all numbers of a record (the authors' code leaves channels out of it); step sizes fall to 0 by a cosine.
-    Answers have a set share of the length of the honest answers in the log: clients' step sizes were made for those, and
-    a half that is pushed harder dies.
+    Answers have a set share of the length of the honest answers in the log, less where clients' momentum adds them up:
+    their step sizes were made for those, and a half that is pushed harder dies.
 
     Args:
         steps: Answers; clients come in turn.
@@ -44,7 +45,7 @@ class FeatureSpaceHijack:
         batch: Auxiliary images in a step.
         learning_rate: Of Adam, for pilot, decoder and critic. The published ones, 1e-5 and 1e-4, go with 10,000 steps.
         penalty_weight: Of the gradient penalty.
-        answer_length: Of answers, in lengths of an honest one.
+        answer_length: Of answers, in lengths of an honest one; with momentum μ of it 1 - μ.
         width: Channels of decoder and critic.
         seed: Seeds weights and batches.
     """
@@ -54,7 +55,7 @@ class FeatureSpaceHijack:
     batch: int = 32
     learning_rate: float = 1e-3
     penalty_weight: float = 500.0
-    answer_length: float = 0.03
+    answer_length: float = 0.3
     width: int = 32
     seed: int = 0
 
@@ -63,10 +64,18 @@ class FeatureSpaceHijack:
         name="a server that answers as it likes",
         description=(
             "Who sees what crosses the cut and answers clients with gradients of its own choice, and knows the client's"
-            " program, the range of the input and some records of the same kind; not the clients' weights."
+            " program, how clients step, the range of the input and some records of the same kind; not the clients'"
+            " weights."
         ),
         sees=frozenset({MessageKind.SMASHED, MessageKind.LABEL, MessageKind.CUT_GRADIENT}),
-        knows=frozenset({Knowledge.ARCHITECTURE, Knowledge.INPUT_RANGE, Knowledge.AUXILIARY_RECORDS}),
+        knows=frozenset(
+            {
+                Knowledge.ARCHITECTURE,
+                Knowledge.LOCAL_HYPERPARAMETERS,
+                Knowledge.INPUT_RANGE,
+                Knowledge.AUXILIARY_RECORDS,
+            }
+        ),
         deviates=True,
     )
 
@@ -108,7 +117,7 @@ class FeatureSpaceHijack:
             program_of(attacker),
             attacker.program.drawn_weights(self.seed),
             attacker.space,
-            torch.tensor(honest).median().item(),
+            self._answer_length(torch.tensor(honest).median().item(), attacker.optimizer),
             progress,
         )
         rebuilt = []
@@ -118,6 +127,10 @@ class FeatureSpaceHijack:
             rebuilt.append(RebuiltBatch(number=seen.number, images_BCHW=images_BCHW, in_order=True, fit=None))
         return Findings(batches=tuple(rebuilt), budget=f"{self.budget}. {session.noticed()}")
 
+    def _answer_length(self, honest_length: float, rule: LocalOptimizer) -> float:
+        """Adam and AdamW divide by the length of what they are given, so theirs does not matter."""
+        return self.answer_length * honest_length * (1 - rule.momentum)
+
     def hijacked(
         self,
         session: Session,
@@ -125,7 +138,7 @@ class FeatureSpaceHijack:
         program: Program,
         drawn: dict[str, Tensor],
         space: ImageSpace,
-        honest_length: float,
+        answer_length: float,
         progress: Progress = unwatched,
     ) -> "HijackDecoder":
         """Hijack the clients of a session; what they send can be read afterwards.
@@ -136,7 +149,7 @@ class FeatureSpaceHijack:
             program: The client's half with weights of the attacker's choice.
             drawn: The pilot's weights at the start, which the attacker drew; they are left as they are.
             space: Where images lie.
-            honest_length: How long an honest answer is, all its numbers together.
+            answer_length: How long the first answers are, all numbers together.
             progress: Told the share of the work done.
 
         Raises:
@@ -185,7 +198,7 @@ class FeatureSpaceHijack:
                 session.answer([torch.zeros_like(tensor) for tensor in sent.smashed])
                 continue
             answer = judge.towards_pilot(theirs)
-            scale = share * self.answer_length * honest_length / max(length_of(answer), 1e-12)
+            scale = share * answer_length / max(length_of(answer), 1e-12)
             session.answer([(scale * part).to(tensor) for part, tensor in zip(answer, sent.smashed, strict=True)])
             apart = judge.distance(ours, as_map(theirs, len(theirs[0])), self.penalty_weight, draw)
             critics.zero_grad()
