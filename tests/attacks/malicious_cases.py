@@ -23,7 +23,8 @@ def digits_run(**settings: object) -> Trained:
 def malicious(run: Trained, **changes: object) -> Attacker:
     """Somebody who is handed what hijacking declares."""
     background = run.background()
-    background = dataclasses.replace(background, sessions=client_sessions(run.log, run.records, background), **changes)
+    sessions = client_sessions(run.log, run.records, background)
+    background = dataclasses.replace(background, **{"sessions": sessions, **changes})
     return Attacker(run.log, FeatureSpaceHijack.needs, background, cut="stem", records=24)
 
 

@@ -103,7 +103,7 @@ def test_an_honest_server_behind_a_real_half_is_not_flagged():
     clients = clients_of(run)
     server = HonestServer(run.model)
 
-    for _ in range(240):
+    for _ in range(180):
         sent = clients.send()
         clients.answer([server.answer(sent.smashed[0], sent.known["1"])])
 
