@@ -256,7 +256,8 @@ class ScaledCritic:
             between = (mix * self._scaled(pilot[:few]) + (1 - mix) * self._scaled(clients[:few])).requires_grad_()
             (slope,) = torch.autograd.grad(self._critic(between, None).sum(), [between], create_graph=True)
             penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
-            return self._called(pilot).mean() - self._called(clients).mean() + penalty_weight * penalty
+            apart: Tensor = self._called(pilot).mean() - self._called(clients).mean() + penalty_weight * penalty
+            return apart
 
     def _called(self, features: Tensor) -> Tensor:
         logit: Tensor = self._critic(self._scaled(features), None)
