@@ -275,6 +275,6 @@ def test_there_is_no_way_to_the_truth(log):
             assert {field.name for field in dataclasses.fields(message)}.isdisjoint({"origin", "indices", "truth"})
     assert set(shown) == {
         *("messages", "sees", "knows", "threat", "cut", "records", "program", "space", "auxiliary", "outside"),
-        *("auxiliary_unit", "server_weights", "latest_client_weights", "optimizer", "batch_size", "query"),
+        *("auxiliary_unit", "server_weights", "latest_client_weights", "optimizer", "batch_size", "query", "session"),
     }
     assert isinstance(attacker, Attacker)
