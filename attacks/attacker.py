@@ -1,7 +1,7 @@
 """What an attack is handed: the messages and the knowledge that it declared, and nothing else."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
+from attacks.session import OpenSession, Session
 from attacks.threat import Knowledge, ThreatModel
 from lightning_sfl.link.codecs import Draw, Form
 from lightning_sfl.link.coding import Coding
@@ -17,6 +18,7 @@ from lightning_sfl.link.log import MessageSource
 from lightning_sfl.link.message import Message, MessageKind
 
 Fact = TypeVar("Fact")
+_IN_A_SESSION = frozenset({MessageKind.SMASHED, MessageKind.LABEL, MessageKind.CUT_GRADIENT})
 
 
 class UndeclaredError(ValueError):
@@ -55,6 +57,7 @@ class Background:
         optimizer: How clients step.
         batch_sizes: How many records each of a client's steps of a round holds, by client and round.
         from_checkpoint: Whether the run began from weights that were trained before.
+        sessions: Opens conversations with copies of clients; an audit has it made from the log and the true records.
     """
 
     program: Callable[[str | None], Program]
@@ -66,6 +69,7 @@ class Background:
     optimizer: LocalOptimizer | None = None
     batch_sizes: Callable[[int, int], tuple[int, ...]] | None = None
     from_checkpoint: bool = False
+    sessions: OpenSession | None = None
 
 
 class Attacker:
@@ -240,6 +244,27 @@ class Attacker:
                 )
 
         return ask
+
+    def session(self, numbers: Sequence[int]) -> Session:
+        """A conversation with copies of the clients that sent these messages of smashed data.
+
+        Raises:
+            UndeclaredError: The attacker may not deviate from the protocol, or does not see all that a session shows.
+            UnavailableError: Nobody can play the clients.
+        """
+        if not self.threat.deviates:
+            raise UndeclaredError(
+                f"the threat model {self.threat.name!r} does not deviate from the protocol: an attack that answers"
+                " clients as it likes must declare that."
+            )
+        if unseen := _IN_A_SESSION - self.threat.sees:
+            raise UndeclaredError(
+                f"the threat model {self.threat.name!r} does not see {', '.join(sorted(unseen))}, which a session"
+                " shows: an attack must declare what it reads."
+            )
+        if self._background.sessions is None or self.cut is None:
+            raise UnavailableError("it needs clients that answer behind a cut, which this audit was not given.")
+        return self._background.sessions(self.cut, numbers)
 
     @property
     def latest_client_weights(self) -> Mapping[str, Tensor]:

@@ -10,6 +10,7 @@ from attacks.gradients.last_layer import LabelCounts
 from attacks.gradients.learned import LearningToInvert
 from attacks.joint.linked_views import LinkedViews
 from attacks.joint.one_step import OneStep
+from attacks.malicious.hijack import FeatureSpaceHijack
 from attacks.smashed.decoder import Decoder
 from attacks.smashed.linear import LeastSquares
 from attacks.smashed.sdar import Sdar
@@ -33,6 +34,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "learning_to_invert": LearningToInvert,
     "one_step": OneStep,
     "linked_views": LinkedViews,
+    "feature_space_hijack": FeatureSpaceHijack,
 }
 """All attacks that can be named."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from attacks.attack import Attack, Findings, GuessedLabels, RebuiltBatch
 from attacks.attacker import Attacker, Background, UnavailableError
 from attacks.audit.circumstances import of_log
+from attacks.audit.clients import client_sessions
 from attacks.audit.control import FIRST, MIX, control_run
 from attacks.audit.kept import Kept
 from attacks.audit.resume import Once
@@ -81,6 +82,7 @@ def audit(
     for cut in chosen:
         _check_weights(log, background, cut)
     attacks = settings.chosen
+    background = dataclasses.replace(background, sessions=client_sessions(log, records, background))
     once = Once(kept, lambda: of_log(log, background, settings, chosen))
     controls = _Controls(background.space, settings, once)
     once.refuse_others([(attack, cut) for attack in attacks for cut in chosen], controls.where, background.space)
@@ -295,6 +297,7 @@ class _Controls:
         log, background, records = control_run(
             self._space, where, normalised=Knowledge.BATCH_STATISTICS in attack.needs.knows
         )
+        background = dataclasses.replace(background, sessions=client_sessions(log, records, background))
         attacker = Attacker(log, attack.needs, background, cut=where, records=_RECORDS_OF_A_CONTROL)
         try:
             found = self._once.run_control(attack, where, self._space, lambda: attack.run(attacker, unwatched))

@@ -277,6 +277,6 @@ def test_there_is_no_way_to_the_truth(log):
     assert set(shown) == {
         *("messages", "sees", "knows", "threat", "cut", "records", "program", "space", "auxiliary", "outside"),
         *("auxiliary_unit", "program_at", "normalisations", "server_weights", "latest_client_weights", "optimizer"),
-        *("batch_sizes", "query"),
+        *("batch_sizes", "query", "session"),
     }
     assert isinstance(attacker, Attacker)

@@ -1,0 +1,1 @@
+"""Servers that deviate from the protocol, and what clients can see of it."""
