@@ -44,6 +44,21 @@ class GuessedLabels:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoredLabels:
+    """How likely records of one message are of a class, in the order of the batch; only their order is read.
+
+    Attributes:
+        number: The message, whose truth scores them.
+        scores_BK: Higher for records that are likelier of the column's class.
+        classes: The class of every column; None where one column tells classes apart and does not say which is which.
+    """
+
+    number: int
+    scores_BK: Tensor
+    classes: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
     """What an attack brings back.
 
@@ -53,7 +68,7 @@ class Findings:
         bound: Why no attack on these messages can bring anything back, where that is so; "" else.
     """
 
-    batches: tuple[RebuiltBatch, ...] | tuple[GuessedLabels, ...]
+    batches: tuple[RebuiltBatch, ...] | tuple[GuessedLabels, ...] | tuple[ScoredLabels, ...]
     budget: str
     bound: str = ""
 

@@ -1,7 +1,7 @@
 """What an attack is handed: the messages and the knowledge that it declared, and nothing else."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -17,6 +17,10 @@ from lightning_sfl.link.log import MessageSource
 from lightning_sfl.link.message import Message, MessageKind
 
 Fact = TypeVar("Fact")
+
+
+KnownLabels = Mapping[tuple[int, int], int]
+"""Classes of records, by the number of a message and the record's place in its batch."""
 
 
 class UndeclaredError(ValueError):
@@ -54,6 +58,7 @@ class Background:
             no broadcast says so (clients that draw their updates from seeds).
         optimizer: How clients step.
         batch_size: How many records a client's first step of a round holds, by client and round.
+        known_labels: Of some messages, given by their numbers, the classes that an attacker may know.
     """
 
     program: Callable[[str | None], Program]
@@ -64,6 +69,7 @@ class Background:
     client_weights: Mapping[str, Tensor] | None = None
     optimizer: LocalOptimizer | None = None
     batch_size: Callable[[int, int], int] | None = None
+    known_labels: Callable[[Sequence[int]], KnownLabels] | None = None
 
 
 class Attacker:
@@ -91,6 +97,7 @@ class Attacker:
         self.threat = threat
         self.cut = cut
         self.records = records
+        self._told: KnownLabels | None = None
 
     def messages(self, kind: MessageKind, *, client: int | None = None) -> Iterator[Message]:
         """Messages of one kind at this cut, in the order in which they were sent.
@@ -179,6 +186,26 @@ class Attacker:
             UnavailableError: It is not known.
         """
         return self._given(self._background.batch_size, Knowledge.BATCH_SIZES)(client, round)
+
+    def known_labels(self, numbers: Sequence[int]) -> KnownLabels:
+        """The classes that it knows of one record of each class among those behind these messages.
+
+        They can be asked for once: asked message by message they would come to more than one record of each class.
+
+        Raises:
+            UnavailableError: None are known.
+            UndeclaredError: They were handed out before.
+        """
+        known = self._given(self._background.known_labels, Knowledge.KNOWN_LABELS)
+        if self._told is not None:
+            raise UndeclaredError(f"numbers={tuple(numbers)}: known labels are handed out once, and they were.")
+        self._told = known(numbers)
+        return self._told
+
+    @property
+    def told(self) -> KnownLabels:
+        """The labels that were handed out, which nobody is to be credited with."""
+        return self._told or {}
 
     def query(self, client: int, round: int, number: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """Has a client's half run on images of the attacker's choice: what crosses, as it is decoded.

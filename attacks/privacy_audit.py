@@ -19,7 +19,7 @@ from attacks.attack import Attack
 from attacks.attacker import Background, Records
 from attacks.audit.run import audit, cuts_of
 from attacks.audit.settings import AuditSettings
-from attacks.audit.truth import auxiliary_records, batch_sizes_of, records_of
+from attacks.audit.truth import auxiliary_records, batch_sizes_of, known_labels_of, records_of
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
@@ -145,6 +145,11 @@ class PrivacyAudit(pl.Callback):
             if not programs:
                 return
             name, (_, channels, height, width), _ = next(iter(programs.values())).image_input(1)
+            loader: Any = trainer.train_dataloader
+
+            def records(indices: tuple[int, ...]) -> Records:
+                return records_of(loader.collate(indices), name)
+
             background = Background(
                 program=programs.__getitem__,
                 space=ImageSpace(
@@ -159,11 +164,8 @@ class PrivacyAudit(pl.Callback):
                     keeps_state=strategy.client_optimizer_state == "keep",
                 ),
                 batch_size=batch_sizes_of(log),
+                known_labels=known_labels_of(log, records),
             )
-            loader: Any = trainer.train_dataloader
-
-            def records(indices: tuple[int, ...]) -> Records:
-                return records_of(loader.collate(indices), name)
 
             found = audit(log, background, records, self.settings, cuts=cuts)
         self.leakage[self._rounds] = found

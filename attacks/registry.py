@@ -7,6 +7,9 @@ from attacks.gradients.half import InvertingHalfGradients
 from attacks.gradients.inverting import InvertingGradients
 from attacks.gradients.last_layer import LabelCounts
 from attacks.gradients.learned import LearningToInvert
+from attacks.labels.clustering import GradientClusters, SmashedClusters
+from attacks.labels.direction import GradientDirection
+from attacks.labels.norm import GradientNorm
 from attacks.smashed.decoder import Decoder
 from attacks.smashed.linear import LeastSquares
 from attacks.smashed.sdar import Sdar
@@ -27,6 +30,10 @@ ATTACKS: dict[str, type[Attack]] = {
     "inverting_half_gradients": InvertingHalfGradients,
     "deep_leakage": DeepLeakage,
     "learning_to_invert": LearningToInvert,
+    "gradient_norm": GradientNorm,
+    "gradient_direction": GradientDirection,
+    "gradient_clusters": GradientClusters,
+    "smashed_clusters": SmashedClusters,
 }
 """All attacks that can be named."""
 
@@ -39,6 +46,9 @@ DEFAULT = (
     "inverting_gradients",
     "inverting_half_gradients",
     "deep_leakage",
+    "gradient_norm",
+    "gradient_direction",
+    "gradient_clusters",
 )
 """Those that run where none are named."""
 

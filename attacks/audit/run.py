@@ -4,16 +4,22 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
-from attacks.attack import Attack, Findings, GuessedLabels, RebuiltBatch
-from attacks.attacker import Attacker, Background, UnavailableError
+from attacks.attack import Attack, Findings, GuessedLabels, RebuiltBatch, ScoredLabels
+from attacks.attacker import Attacker, Background, KnownLabels, UnavailableError
 from attacks.audit.control import FIRST, MIX, control_run
+from attacks.audit.label_control import CUT as LABELS
+from attacks.audit.label_control import RECORDS as LABELLED
+from attacks.audit.label_control import VICTIM as LABELS_VICTIM
+from attacks.audit.label_control import label_control_run
 from attacks.audit.score import Score, score_images
 from attacks.audit.score_labels import score_labels
+from attacks.audit.score_order import score_order
 from attacks.audit.settings import AuditSettings
 from attacks.audit.truth import RecordsAt, Truth
 from attacks.audit.verdict import verdict
 from attacks.audit.victim import victim_of
 from attacks.images import ImageSpace
+from attacks.labels.label_attack import LabelAttack
 from attacks.reconstruction import Progress, unwatched
 from attacks.statistics.holm import holm
 from attacks.threat import who_could
@@ -24,7 +30,7 @@ from lightning_sfl.report.leakage import Control, CutLeakage, Leakage, NotRun, V
 WHOLE_MODEL = "whole model"
 """What the cut is called of clients that hold all of the model."""
 _LABELS_RIGHT = 0.9
-"""From which share of right labels on they count as recovered."""
+"""From which share of right labels, or area under the ROC curve, on they count as recovered."""
 _RECORDS_OF_A_CONTROL = 2
 
 
@@ -106,6 +112,7 @@ def audit(
 class _Tried:
     attack: Attack
     findings: Findings
+    known: KnownLabels
     cpu_s: float
 
 
@@ -154,7 +161,7 @@ def _try(
     start = time.process_time()
     attacker = Attacker(log, attack.needs, background, cut=cut, records=settings.records)
     findings = attack.run(attacker, progress)
-    return _Tried(attack, findings, time.process_time() - start)
+    return _Tried(attack, findings, attacker.told, time.process_time() - start)
 
 
 def _cell(
@@ -167,7 +174,7 @@ def _cell(
     controls: "_Controls",
 ) -> Leakage:
     attack, findings = tried.attack, tried.findings
-    score = _score(findings, truth, background, settings)
+    score = _score(findings, tried.known, truth, background, settings)
     return Leakage(
         cut=cut or WHOLE_MODEL,
         attack=attack.name,
@@ -198,7 +205,9 @@ def _cell(
     )
 
 
-def _score(findings: Findings, truth: Truth, background: Background, settings: AuditSettings) -> Score:
+def _score(
+    findings: Findings, known: KnownLabels, truth: Truth, background: Background, settings: AuditSettings
+) -> Score:
     images = tuple(batch for batch in findings.batches if isinstance(batch, RebuiltBatch))
     if images:
         return score_images(
@@ -209,8 +218,11 @@ def _score(findings: Findings, truth: Truth, background: Background, settings: A
             threshold_db=settings.recovered_db,
             pictures=settings.pictures,
         )
+    scored = tuple(batch for batch in findings.batches if isinstance(batch, ScoredLabels))
+    if scored:
+        return score_order(scored, truth, known, threshold=_LABELS_RIGHT)
     labels = tuple(batch for batch in findings.batches if isinstance(batch, GuessedLabels))
-    return score_labels(labels, truth, background.auxiliary, threshold=_LABELS_RIGHT)
+    return score_labels(labels, truth, background.auxiliary, known, threshold=_LABELS_RIGHT)
 
 
 class _Controls:
@@ -233,19 +245,23 @@ class _Controls:
 
     def _key(self, attack: Attack, cut: str | None) -> tuple[Attack, str | None]:
         """Where the control's victim is cut so that this attack must succeed."""
+        if isinstance(attack, LabelAttack):
+            return attack, LABELS
         if cut is None:
             return attack, None
         return attack, FIRST if MessageKind.CLIENT_UPDATE in attack.needs.sees else MIX
 
     def _run(self, attack: Attack, where: str | None) -> Control | None:
-        log, background, records = control_run(self._space, where)
-        attacker = Attacker(log, attack.needs, background, cut=where, records=_RECORDS_OF_A_CONTROL)
+        made = label_control_run(self._space) if where == LABELS else control_run(self._space, where)
+        log, background, records = made
+        count = LABELLED if where == LABELS else _RECORDS_OF_A_CONTROL
+        attacker = Attacker(log, attack.needs, background, cut=where, records=count)
         try:
             findings = attack.run(attacker, unwatched)
         except UnavailableError:
             return None
-        score = _score(findings, Truth(log, records), background, self._settings)
-        victims = {MIX: "an orthogonal mixing of channels", FIRST: "a fully connected layer"}
+        score = _score(findings, attacker.told, Truth(log, records), background, self._settings)
+        victims = {MIX: "an orthogonal mixing of channels", FIRST: "a fully connected layer", LABELS: LABELS_VICTIM}
         victim = victims.get(where or "", "a network of two layers, whole")
         return Control(victim=victim, value=score.value.mean, needed=score.threshold)
 

@@ -1,11 +1,12 @@
 """The true records behind messages, read to score and never by an attack; and records of batches in general."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from attacks.attacker import Records, UnavailableError
+from attacks.attacker import KnownLabels, Records, UnavailableError
 from lightning_sfl.cut.batch import named_tensors
 from lightning_sfl.link.log import MessageLog
 
@@ -42,6 +43,11 @@ class Truth:
             raise ValueError(f"The truth beside the log does not say which records message {number} came from.")
         return self._records(indices)
 
+    def known_among(self, number: int, known: KnownLabels) -> Tensor:
+        """Of every record behind a message, whether its class was known, by this or by another message: bool (B,)."""
+        told = {self._origins[of].indices[place] for of, place in known}
+        return torch.tensor([index in told for index in self._origins[number].indices])
+
     def client(self, number: int) -> int:
         """Whose message it is."""
         client = self._messages[number].client
@@ -59,6 +65,23 @@ def batch_sizes_of(log: MessageLog) -> Callable[[int, int], int]:
         return len(steps[0])
 
     return batch_size
+
+
+def known_labels_of(log: MessageLog, records: RecordsAt) -> Callable[[Sequence[int]], KnownLabels]:
+    """Of every class, the first record that crossed in some messages; nothing else of the truth."""
+
+    def known_labels(numbers: Sequence[int]) -> KnownLabels:
+        origins = log.truth()
+        found: dict[int, tuple[int, int]] = {}
+        for number in numbers:
+            labels = records(origins[number].indices).labels_B
+            if labels is None:
+                raise UnavailableError("it needs known_labels, and the records have no class labels.")
+            for place, label in enumerate(labels.tolist()):
+                found.setdefault(label, (number, place))
+        return {at: label for label, at in sorted(found.items())}
+
+    return known_labels
 
 
 _MOST_AUXILIARY = 512

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from attacks.attacker import Background, Records
 from attacks.audit.run import WHOLE_MODEL, audit
 from attacks.audit.settings import AuditSettings
-from attacks.audit.truth import auxiliary_records, batch_sizes_of, records_of
+from attacks.audit.truth import auxiliary_records, batch_sizes_of, known_labels_of, records_of
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
@@ -45,6 +45,10 @@ def attack_log(
     name, (_, channels, height, width), _ = programs[cuts[0]].image_input(1)
     optimizer = configured_optimizer(run.model)
     loader = _validation_loader(run)
+
+    def records(indices: tuple[int, ...]) -> Records:
+        return records_of(run.collate(list(indices)), name)
+
     background = Background(
         program=programs.__getitem__,
         space=ImageSpace(shape_CHW=(channels, height, width), low=settings.input_low, high=settings.input_high),
@@ -59,10 +63,8 @@ def attack_log(
             keeps_state=run.strategy.client_optimizer_state == "keep",
         ),
         batch_size=batch_sizes_of(log),
+        known_labels=known_labels_of(log, records),
     )
-
-    def records(indices: tuple[int, ...]) -> Records:
-        return records_of(run.collate(list(indices)), name)
 
     try:
         return audit(log, background, records, settings, cuts=cuts, progress=progress)

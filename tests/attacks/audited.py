@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from attacks.attacker import Background, Records
 from attacks.audit.run import audit
 from attacks.audit.settings import AuditSettings
-from attacks.audit.truth import batch_sizes_of
+from attacks.audit.truth import batch_sizes_of, known_labels_of
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
@@ -85,6 +85,7 @@ class Trained:
             "server_weights": self.model.state_dict(),
             "optimizer": LocalOptimizer.of(torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)),
             "batch_size": batch_sizes_of(self.log),
+            "known_labels": known_labels_of(self.log, self.records),
         }
         return Background(**{**values, **changes})
 

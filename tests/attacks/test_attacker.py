@@ -34,6 +34,7 @@ HANDED_OVER = {
     Knowledge.QUERIES: lambda attacker: attacker.query(0, 0, 0),
     Knowledge.LOCAL_HYPERPARAMETERS: lambda attacker: attacker.optimizer,
     Knowledge.BATCH_SIZES: lambda attacker: attacker.batch_size(1, 2),
+    Knowledge.KNOWN_LABELS: lambda attacker: attacker.known_labels([0]),
 }
 """How each is asked for. Batch statistics come with the messages they are read off."""
 
@@ -55,6 +56,7 @@ def everything(module, **changed):
         "client_weights": module.state_dict(),
         "optimizer": LocalOptimizer(rule=Rule.SGD, learning_rate=0.1),
         "batch_size": lambda client, round: 10 * client + round,
+        "known_labels": lambda numbers: {(numbers[0], 3): 7},
     }
     return background_of(module, IMAGES, **known | changed)
 
@@ -158,6 +160,7 @@ def test_what_is_handed_over_is_what_there_is_to_know(log):
     assert attacker.outside is background.outside
     assert attacker.optimizer is background.optimizer
     assert attacker.batch_size(3, 7) == 37
+    assert attacker.known_labels([5, 6]) == {(5, 3): 7}
     assert attacker.program.split.cut == "front"
     assert attacker_of(log, background=background, cut=None).program.split is None
 
@@ -171,6 +174,7 @@ def test_what_is_handed_over_is_what_there_is_to_know(log):
         ("client_weights", Knowledge.CLIENT_WEIGHTS),
         ("optimizer", Knowledge.LOCAL_HYPERPARAMETERS),
         ("batch_size", Knowledge.BATCH_SIZES),
+        ("known_labels", Knowledge.KNOWN_LABELS),
     ],
 )
 def test_what_is_not_there_is_named(log, name, fact):
@@ -200,6 +204,18 @@ def test_where_clients_hold_the_whole_model_there_is_no_servers_half(log):
 
     assert attacker.server_weights == {}
     assert attacker.latest_client_weights.keys() == module.state_dict().keys()
+
+
+def test_known_labels_are_handed_out_once():
+    """Message by message, an attack would come to one record of each class of each of them."""
+    attacker = attacker_of(PoisonedLog(), background=everything(victim()))
+    assert attacker.told == {}
+
+    attacker.known_labels([5, 6])
+
+    assert attacker.told == {(5, 3): 7}
+    with pytest.raises(UndeclaredError, match=r"numbers=\(8,\).*once"):
+        attacker.known_labels([8])
 
 
 # Queries
@@ -276,5 +292,6 @@ def test_there_is_no_way_to_the_truth(log):
     assert set(shown) == {
         *("messages", "sees", "knows", "threat", "cut", "records", "program", "space", "auxiliary", "outside"),
         *("auxiliary_unit", "server_weights", "latest_client_weights", "optimizer", "batch_size", "query"),
+        *("known_labels", "told"),
     }
     assert isinstance(attacker, Attacker)
