@@ -19,6 +19,9 @@ from lightning_sfl.link.message import Message, MessageKind
 Fact = TypeVar("Fact")
 
 
+AT_SECOND_CUT = frozenset({MessageKind.SERVER_OUTPUT, MessageKind.OUTPUT_GRADIENT})
+"""What crosses at the second cut of a U-shape, and carries its name; all else carries the name of the first."""
+
 KnownLabels = Mapping[tuple[int, int], int]
 """Classes of records, by the number of a message and the record's place in its batch."""
 
@@ -102,6 +105,8 @@ class Attacker:
     def messages(self, kind: MessageKind, *, client: int | None = None) -> Iterator[Message]:
         """Messages of one kind at this cut, in the order in which they were sent.
 
+        Those that cross at the second cut of a U-shape are of the batches that crossed this one.
+
         Raises:
             UndeclaredError: The threat model does not let the attacker see this kind.
         """
@@ -111,7 +116,12 @@ class Attacker:
                 f"kind={kind.value!r}: the threat model {self.threat.name!r} sees {seen} only. An attack must declare"
                 " what it reads."
             )
-        return (found for found in self._source.messages(kinds=[kind], client=client) if found.cut == self.cut)
+        found = self._source.messages(kinds=[kind], client=client)
+        if kind not in AT_SECOND_CUT:
+            return (message for message in found if message.cut == self.cut)
+        sent = self._source.messages(kinds=[MessageKind.SMASHED], client=client)
+        here = {(message.client, message.step) for message in sent if message.cut == self.cut}
+        return (message for message in found if (message.client, message.step) in here)
 
     def sees(self, kind: MessageKind) -> bool:
         """Whether messages of this kind may be asked for."""

@@ -95,15 +95,11 @@ class PrivacyAudit(pl.Callback):
         """Have the run keep its messages: in the log that the strategy has, else the newest round's in memory.
 
         Raises:
-            MisconfigurationException: The strategy keeps no message log, or has two cuts.
+            MisconfigurationException: The strategy keeps no message log.
         """
         if stage != "fit":
             return
         strategy = _strategy_of(trainer)
-        if isinstance(strategy.cut, tuple):
-            raise MisconfigurationException(
-                f"cut={strategy.cut!r}: PrivacyAudit takes single cuts; what a U-shape leaks is not measured yet."
-            )
         if strategy.message_log is None or strategy.message_log is self._own_log:
             self._own_log = MessageLog(keep_rounds=1)  # a log is of one fit
             strategy.message_log = strategy.link.log = self._own_log
@@ -175,7 +171,9 @@ class PrivacyAudit(pl.Callback):
         module = copied_module(pl_module).cpu()
         split = None
         if cut is not None:
-            searched = search(module, self._template, server_inputs=strategy.server_inputs, step=strategy.run_step)
+            last = strategy.cut[1] if isinstance(strategy.cut, tuple) else None
+            inputs, step = strategy.server_inputs, strategy.run_step
+            searched = search(module, self._template, server_inputs=inputs, step=step, last=last)
             split = searched.cut(cut).split
         return Program(module, split, self._template, step=strategy.run_step, fixed_norms=strategy.has_fixed_norms)
 

@@ -9,6 +9,7 @@ from attacks.gradients.last_layer import LabelCounts
 from attacks.gradients.learned import LearningToInvert
 from attacks.labels.clustering import GradientClusters, SmashedClusters
 from attacks.labels.direction import GradientDirection
+from attacks.labels.every_class import EveryClass
 from attacks.labels.norm import GradientNorm
 from attacks.smashed.decoder import Decoder
 from attacks.smashed.linear import LeastSquares
@@ -34,6 +35,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "gradient_direction": GradientDirection,
     "gradient_clusters": GradientClusters,
     "smashed_clusters": SmashedClusters,
+    "every_class": EveryClass,
 }
 """All attacks that can be named."""
 

@@ -5,12 +5,13 @@ import time
 from collections.abc import Sequence
 
 from attacks.attack import Attack, Findings, GuessedLabels, RebuiltBatch, ScoredLabels
-from attacks.attacker import Attacker, Background, KnownLabels, UnavailableError
+from attacks.attacker import AT_SECOND_CUT, Attacker, Background, KnownLabels, UnavailableError
 from attacks.audit.control import FIRST, MIX, control_run
 from attacks.audit.label_control import CUT as LABELS
 from attacks.audit.label_control import RECORDS as LABELLED
 from attacks.audit.label_control import VICTIM as LABELS_VICTIM
 from attacks.audit.label_control import label_control_run
+from attacks.audit.plain import plain_notes
 from attacks.audit.score import Score, score_images
 from attacks.audit.score_labels import score_labels
 from attacks.audit.score_order import score_order
@@ -35,9 +36,14 @@ _RECORDS_OF_A_CONTROL = 2
 
 
 def cuts_of(log: MessageLog) -> list[str | None]:
-    """The cuts of a log's messages, in the order in which they came."""
-    told = {message.cut: None for message in log.messages() if message.client is not None}
-    return list(told)
+    """The cuts of a log's messages, in the order in which they came; of a U-shape the first ones."""
+    told = [message for message in log.messages() if message.client is not None and message.kind not in AT_SECOND_CUT]
+    return list({message.cut: None for message in told})
+
+
+def second_cut_of(log: MessageLog) -> str | None:
+    """The second cut of a U-shape, which is one for all clients; None where the server computes the loss."""
+    return next((message.cut for message in log.messages(kinds=list(AT_SECOND_CUT))), None)
 
 
 def audit(
@@ -94,13 +100,14 @@ def audit(
             done(1.0)
         at_cut.wall_s = time.perf_counter() - start
         tried.append(at_cut)
-    truth = Truth(log, records)  # read when all attacks are done
+    truth, last = Truth(log, records), second_cut_of(log)  # read when all attacks are done
     return adjusted(
         [
             CutLeakage(
                 cut=at_cut.cut or WHOLE_MODEL,
                 cells=tuple(_cell(one, at_cut.cut, log, background, truth, settings, controls) for one in at_cut.ran),
                 not_run=tuple(at_cut.not_run),
+                notes=plain_notes(log, at_cut.cut, truth, last),
                 wall_s=at_cut.wall_s,
             )
             for at_cut in tried

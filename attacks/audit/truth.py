@@ -43,6 +43,10 @@ class Truth:
             raise ValueError(f"The truth beside the log does not say which records message {number} came from.")
         return self._records(indices)
 
+    def labels_of(self, number: int) -> Tensor | None:
+        """Their classes; None where the log has no truth for the message, or the records have no classes."""
+        return self.of(number).labels_B if number in self._origins else None
+
     def known_among(self, number: int, known: KnownLabels) -> Tensor:
         """Of every record behind a message, whether its class was known, by this or by another message: bool (B,)."""
         told = {self._origins[of].indices[place] for of, place in known}

@@ -217,12 +217,14 @@ class CutLeakage:
         cells: One per attack that ran.
         not_run: The others.
         wall_s: Wall time of all of it.
+        notes: What a reader must know of this cut beside what attacks found, such as labels that cross in clear.
     """
 
     cut: str
     cells: tuple[Leakage, ...]
     not_run: tuple[NotRun, ...]
     wall_s: float
+    notes: tuple[str, ...] = ()
 
     @property
     def strongest(self) -> Leakage | None:

@@ -65,10 +65,11 @@ class Trained:
     labels: Tensor
     held: int = 120
     fixed_norms: bool = False
+    last: str | None = None
 
     def program(self, cut: str | None) -> Program:
         template = (torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))
-        split = None if cut is None else search(self.model, template).cut(cut).split
+        split = None if cut is None else search(self.model, template, last=self.last).cut(cut).split
         return Program(self.model, split, template, fixed_norms=self.fixed_norms)
 
     def records(self, indices: tuple[int, ...]) -> Records:
@@ -125,7 +126,8 @@ def train(
     held = TensorDataset(images[:120], labels[:120])
     others = TensorDataset(images[120:184], labels[120:184])
     trainer.fit(model, DataLoader(held, batch_size=BATCH, shuffle=True), DataLoader(others, batch_size=32))
-    return Trained(model, log or MessageLog(), images, labels)
+    cut = settings.get("cut")
+    return Trained(model, log or MessageLog(), images, labels, last=cut[1] if isinstance(cut, tuple) else None)
 
 
 def without_times(found: list[CutLeakage]) -> list[CutLeakage]:
