@@ -10,6 +10,7 @@ from attacks.gradients.learned import LearningToInvert
 from attacks.labels.clustering import GradientClusters, SmashedClusters
 from attacks.labels.direction import GradientDirection
 from attacks.labels.every_class import EveryClass
+from attacks.labels.logits import LogitGradients
 from attacks.labels.norm import GradientNorm
 from attacks.smashed.decoder import Decoder
 from attacks.smashed.linear import LeastSquares
@@ -36,6 +37,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "gradient_clusters": GradientClusters,
     "smashed_clusters": SmashedClusters,
     "every_class": EveryClass,
+    "logit_gradients": LogitGradients,
 }
 """All attacks that can be named."""
 
@@ -51,6 +53,8 @@ DEFAULT = (
     "gradient_norm",
     "gradient_direction",
     "gradient_clusters",
+    "every_class",
+    "logit_gradients",
 )
 """Those that run where none are named."""
 

@@ -2,21 +2,21 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from attacks.attacker import Background, Records
 from attacks.audit.truth import RecordsAt, known_labels_of
 from attacks.images import ImageSpace
+from attacks.labels.label_attack import LabelVictim
 from attacks.program import Program
 from lightning_sfl.cut.find import search
 from lightning_sfl.link.log import MessageLog, Origin
 from lightning_sfl.link.message import FED_SERVER, SERVER, Message, MessageKind, client_name
 
-CUT = "front"
-VICTIM = "one logit, unsure of a rare class"
-RECORDS = 32
+LABEL_CUT = "front"
+LABELLED_RECORDS = 32
 _CLIENTS = 2
-_BATCH = RECORDS // _CLIENTS
+_BATCH = LABELLED_RECORDS // _CLIENTS
 _EVERY = 4
 """Every fourth record is of the rare class."""
 
@@ -42,8 +42,33 @@ class _OneLogit(nn.Module):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        loss: Tensor = binary_cross_entropy_with_logits(self.head(self.front(images))[:, 0], labels.to(images.dtype))
-        return loss
+        return self.loss(self.front(images), labels)
+
+    def loss(self, smashed: Tensor, labels: Tensor) -> Tensor:
+        """The server's half."""
+        return binary_cross_entropy_with_logits(self.head(smashed)[:, 0], labels.to(smashed.dtype))
+
+
+class _Logits(nn.Module):
+    """Two logits, which cross: the gradient of a record's loss is softmax minus one-hot."""
+
+    def __init__(self, images_NCHW: Tensor) -> None:
+        super().__init__()
+        pixels = images_NCHW[0].numel()
+        with torch.device("meta"):
+            self.front = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 2))
+        self.to_empty(device="cpu")
+        with torch.no_grad():
+            for parameter in self.front.parameters():
+                parameter.zero_()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        return self.loss(self.front(images), labels)
+
+    def loss(self, smashed: Tensor, labels: Tensor) -> Tensor:
+        """The server's half."""
+        return cross_entropy(smashed, labels)
 
 
 class _Scale(nn.Module):
@@ -55,20 +80,23 @@ class _Scale(nn.Module):
         return self.factor * x.flatten(1)
 
 
-def label_control_run(space: ImageSpace, *, seed: int = 0) -> tuple[MessageLog, Background, RecordsAt]:
+def label_control_run(
+    space: ImageSpace, victim: LabelVictim, *, seed: int = 0
+) -> tuple[MessageLog, Background, RecordsAt]:
     """One step of two clients: bright pictures are of the rare class, dark ones of the other.
 
     Args:
         space: Where images lie: those of the real victim.
+        victim: Whom to attack.
         seed: Seeds the images.
     """
     draw = torch.Generator().manual_seed(seed)
-    labels = torch.arange(2 * RECORDS).remainder(_EVERY).eq(0).long()
+    labels = torch.arange(2 * LABELLED_RECORDS).remainder(_EVERY).eq(0).long()
     unit = 0.2 + 0.6 * labels[:, None, None, None] + 0.1 * space.random(len(labels), draw)
     images = space.to_input(unit)
-    module = _OneLogit(images)
+    module = _OneLogit(images) if victim is LabelVictim.ONE_LOGIT else _Logits(images)
     template = (torch.zeros_like(images[:2]), torch.zeros(2, dtype=torch.int64))
-    split = search(module, template).cut(CUT).split
+    split = search(module, template).cut(LABEL_CUT).split
     log = MessageLog()
     for client in range(_CLIENTS):
         own = range(client * _BATCH, (client + 1) * _BATCH)
@@ -80,7 +108,7 @@ def label_control_run(space: ImageSpace, *, seed: int = 0) -> tuple[MessageLog, 
     background = Background(
         program=lambda _: Program(module, split, template),
         space=space,
-        auxiliary=Records(images_BCHW=images[RECORDS:], labels_B=labels[RECORDS:]),
+        auxiliary=Records(images_BCHW=images[LABELLED_RECORDS:], labels_B=labels[LABELLED_RECORDS:]),
         server_weights={name: parameter.detach() for name, parameter in module.named_parameters()},
         batch_size=lambda client, round: _BATCH,
         known_labels=known_labels_of(log, records),
@@ -89,12 +117,11 @@ def label_control_run(space: ImageSpace, *, seed: int = 0) -> tuple[MessageLog, 
 
 
 def _play(
-    log: MessageLog, module: _OneLogit, client: int, images: Tensor, labels: Tensor, indices: tuple[int, ...]
+    log: MessageLog, module: _OneLogit | _Logits, client: int, images: Tensor, labels: Tensor, indices: tuple[int, ...]
 ) -> None:
     smashed = module.front(images).detach().requires_grad_()
-    loss = binary_cross_entropy_with_logits(module.head(smashed)[:, 0], labels.to(images.dtype))
-    (gradient,) = torch.autograd.grad(loss, [smashed])
-    weights = {name: tensor.detach() for name, tensor in module.named_parameters() if name.startswith(CUT)}
+    (gradient,) = torch.autograd.grad(module.loss(smashed, labels), [smashed])
+    weights = {name: tensor.detach() for name, tensor in module.named_parameters() if name.startswith(LABEL_CUT)}
     up, down = (client_name(client), SERVER), (SERVER, client_name(client))
     for kind, (sender, receiver), tensors in (
         (MessageKind.BROADCAST, (FED_SERVER, client_name(client)), weights),
@@ -108,7 +135,7 @@ def _play(
             receiver=receiver,
             round=0,
             step=0,
-            cut=CUT,
+            cut=LABEL_CUT,
             tensors=tensors,
         )
         log.append(message, Origin(client, indices))

@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from attacks.attack import Attack, Findings, GuessedLabels, RebuiltBatch, ScoredLabels
 from attacks.attacker import AT_SECOND_CUT, Attacker, Background, KnownLabels, UnavailableError
 from attacks.audit.control import FIRST, MIX, control_run
-from attacks.audit.label_control import CUT as LABELS
-from attacks.audit.label_control import RECORDS as LABELLED
-from attacks.audit.label_control import VICTIM as LABELS_VICTIM
-from attacks.audit.label_control import label_control_run
+from attacks.audit.label_control import LABEL_CUT, LABELLED_RECORDS, label_control_run
 from attacks.audit.plain import plain_notes
 from attacks.audit.score import Score, score_images
 from attacks.audit.score_labels import score_labels
@@ -253,23 +250,25 @@ class _Controls:
     def _key(self, attack: Attack, cut: str | None) -> tuple[Attack, str | None]:
         """Where the control's victim is cut so that this attack must succeed."""
         if isinstance(attack, LabelAttack):
-            return attack, LABELS
+            return attack, LABEL_CUT
         if cut is None:
             return attack, None
         return attack, FIRST if MessageKind.CLIENT_UPDATE in attack.needs.sees else MIX
 
     def _run(self, attack: Attack, where: str | None) -> Control | None:
-        made = label_control_run(self._space) if where == LABELS else control_run(self._space, where)
-        log, background, records = made
-        count = LABELLED if where == LABELS else _RECORDS_OF_A_CONTROL
+        if isinstance(attack, LabelAttack):
+            log, background, records = label_control_run(self._space, attack.victim)
+            count, victim = LABELLED_RECORDS, attack.victim.value
+        else:
+            log, background, records = control_run(self._space, where)
+            victims = {MIX: "an orthogonal mixing of channels", FIRST: "a fully connected layer"}
+            count, victim = _RECORDS_OF_A_CONTROL, victims.get(where or "", "a network of two layers, whole")
         attacker = Attacker(log, attack.needs, background, cut=where, records=count)
         try:
             findings = attack.run(attacker, unwatched)
         except UnavailableError:
             return None
         score = _score(findings, attacker.told, Truth(log, records), background, self._settings)
-        victims = {MIX: "an orthogonal mixing of channels", FIRST: "a fully connected layer", LABELS: LABELS_VICTIM}
-        victim = victims.get(where or "", "a network of two layers, whole")
         return Control(victim=victim, value=score.value.mean, needed=score.threshold)
 
 
