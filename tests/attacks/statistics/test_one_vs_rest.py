@@ -104,15 +104,15 @@ def test_named_classes_are_tested_on_one_side():
 
 
 def test_the_p_value_of_noise_is_uniform():
-    """Over 20 draws their mean is 1/2 ± 0.065, and two in the mean are below 0.1: more than six are so in one of 400."""
+    """Over 12 draws their mean is 1/2 ± 0.083, and one is below 0.1 on average: more than four in one case of 200."""
     values = []
-    for seed in range(20):
+    for seed in range(12):
         draw = torch.Generator().manual_seed(seed)
         scores_NK = torch.randn(12, 3, generator=draw)
         values.append(by_chance(scores_NK, (0, 1, 2), torch.arange(12) % 3, seed=seed).p_value)
 
-    assert np.mean(values) == pytest.approx(0.5, abs=0.2)
-    assert sum(value < 0.1 for value in values) <= 6
+    assert np.mean(values) == pytest.approx(0.5, abs=0.25)
+    assert sum(value < 0.1 for value in values) <= 4
 
 
 @pytest.mark.parametrize(("labels", "classes"), [([1, 1, 1], (1,)), ([0, 1, 2], (3,)), ([1, 1, 1], None)])
