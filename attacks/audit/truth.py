@@ -78,6 +78,8 @@ def known_labels_of(log: MessageLog, records: RecordsAt) -> Callable[[Sequence[i
         origins = log.truth()
         found: dict[int, tuple[int, int]] = {}
         for number in numbers:
+            if number not in origins:
+                raise UnavailableError(f"it needs known_labels, and the truth beside the log lacks message {number}.")
             labels = records(origins[number].indices).labels_B
             if labels is None:
                 raise UnavailableError("it needs known_labels, and the records have no class labels.")

@@ -62,7 +62,7 @@ _MOST_ROUNDS = 300
 
 
 def _lloyd(rows_ND: Tensor, centres_KD: Tensor, on_sphere: bool) -> Clusters:
-    cluster_N = torch.full((len(rows_ND),), -1)
+    cluster_N = torch.full((len(rows_ND),), -1, device=rows_ND.device)
     distance_NK = torch.cdist(rows_ND, centres_KD)
     for _ in range(_MOST_ROUNDS):
         nearest_N = distance_NK.argmin(dim=1)

@@ -80,6 +80,8 @@ def test_the_gradient_of_logits_is_softmax_minus_one_hot(classes, records, width
     assert are_of_logits(rows)
     assert torch.equal(rows.argmin(dim=1), labels)
     assert are_of_logits(rows.bfloat16().double())
+    steps = 255 / float(rows.max() - rows.min())  # 8 bits: rounded to 256 levels
+    assert are_of_logits((rows * steps).round() / steps)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,7 @@ def test_the_gradient_of_logits_is_softmax_minus_one_hot(classes, records, width
     [
         torch.tensor([[1.0, -1.0], [-1.0, -1.0]]),  # two below zero
         torch.tensor([[1.0, -0.5], [0.5, -0.5]]),  # does not sum to zero
+        torch.tensor([[1.0, 1.0, -1.0, -1.0]] * 2),  # two below zero, and none as large as all others
         torch.zeros(2, 3),
         torch.tensor([[-0.5], [0.5]]),  # one logit
     ],
