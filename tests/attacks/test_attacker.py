@@ -63,12 +63,12 @@ def everything(module, **changed):
 
 @pytest.fixture
 def log():
-    """One message of every kind from each of two clients, at two cuts and at none."""
+    """One message of every kind from each of two clients, at two cuts and at none, a step at each."""
     log = PoisonedLog()
     for client in (0, 1):
-        for cut in ("front", "head", None):
+        for step, cut in enumerate(("front", "head", None)):
             for kind in MessageKind:
-                log.add(kind, {"0": torch.tensor([float(client)])}, client=client, round=0, step=0, cut=cut)
+                log.add(kind, {"0": torch.tensor([float(client)])}, client=client, round=0, step=step, cut=cut)
     return log
 
 
