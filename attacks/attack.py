@@ -44,6 +44,21 @@ class GuessedLabels:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoredLabels:
+    """How likely records of one message are of a class, in the order of the batch; only their order is read.
+
+    Attributes:
+        number: The message, whose truth scores them.
+        scores_BK: Higher for records that are likelier of the column's class.
+        classes: The class of every column; None where one column tells classes apart and does not say which is which.
+    """
+
+    number: int
+    scores_BK: Tensor
+    classes: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
     """What an attack brings back.
 
@@ -51,11 +66,14 @@ class Findings:
         batches: Of every message that it attacked.
         budget: What it spent, in a line: iterations, starts, samples, queries, and what it chose for itself.
         bound: Why no attack on these messages can bring anything back, where that is so; "" else.
+        told: Records whose labels the attacker was told, as message, place in its batch and class; the audit fills it
+            in, and credits nobody with them.
     """
 
-    batches: tuple[RebuiltBatch, ...] | tuple[GuessedLabels, ...]
+    batches: tuple[RebuiltBatch, ...] | tuple[GuessedLabels, ...] | tuple[ScoredLabels, ...]
     budget: str
     bound: str = ""
+    told: tuple[tuple[int, int, int], ...] = ()
 
 
 @runtime_checkable

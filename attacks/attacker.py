@@ -21,6 +21,13 @@ Fact = TypeVar("Fact")
 _IN_A_SESSION = frozenset({MessageKind.SMASHED, MessageKind.LABEL, MessageKind.CUT_GRADIENT})
 
 
+AT_SECOND_CUT = frozenset({MessageKind.SERVER_OUTPUT, MessageKind.OUTPUT_GRADIENT})
+"""What crosses at the second cut of a U-shape, and carries its name; all else carries the name of the first."""
+
+KnownLabels = Mapping[tuple[int, int], int]
+"""Classes of records, by the number of a message and the record's place in its batch."""
+
+
 class UndeclaredError(ValueError):
     """An attack reached for what its threat model does not hold: its report would be wrong."""
 
@@ -58,6 +65,7 @@ class Background:
         batch_sizes: How many records each of a client's steps of a round holds, by client and round.
         from_checkpoint: Whether the run began from weights that were trained before.
         sessions: Opens conversations with copies of clients; an audit has it made from the log and the true records.
+        known_labels: Of some messages, given by their numbers, the classes that an attacker may know.
     """
 
     program: Callable[[str | None], Program]
@@ -70,6 +78,7 @@ class Background:
     batch_sizes: Callable[[int, int], tuple[int, ...]] | None = None
     from_checkpoint: bool = False
     sessions: OpenSession | None = None
+    known_labels: Callable[[Sequence[int]], KnownLabels] | None = None
 
 
 class Attacker:
@@ -98,9 +107,12 @@ class Attacker:
         self.cut = cut
         self.records = records
         self._programs: dict[str | None, Program] = {}
+        self._told: KnownLabels | None = None
 
     def messages(self, kind: MessageKind, *, client: int | None = None, every_cut: bool = False) -> Iterator[Message]:
         """Messages of one kind, at this cut or at every cut, in the order in which they were sent.
+
+        Those that cross at the second cut of a U-shape are of the batches that crossed this one.
 
         Raises:
             UndeclaredError: The threat model does not let the attacker see this kind.
@@ -112,7 +124,11 @@ class Attacker:
                 " what it reads."
             )
         found = self._source.messages(kinds=[kind], client=client)
-        return (message for message in found if every_cut or message.cut == self.cut)
+        if kind not in AT_SECOND_CUT:
+            return (message for message in found if every_cut or message.cut == self.cut)
+        sent = self._source.messages(kinds=[MessageKind.SMASHED], client=client)
+        here = {(message.client, message.step) for message in sent if every_cut or message.cut == self.cut}
+        return (message for message in found if (message.client, message.step) in here)
 
     def sees(self, kind: MessageKind) -> bool:
         """Whether messages of this kind may be asked for."""
@@ -206,6 +222,26 @@ class Attacker:
             UnavailableError: It is not known.
         """
         return self._given(self._background.batch_sizes, Knowledge.BATCH_SIZES)(client, round)
+
+    def known_labels(self, numbers: Sequence[int]) -> KnownLabels:
+        """The classes that it knows of one record of each class among those behind these messages.
+
+        They can be asked for once: asked message by message they would come to more than one record of each class.
+
+        Raises:
+            UnavailableError: None are known.
+            UndeclaredError: They were handed out before.
+        """
+        known = self._given(self._background.known_labels, Knowledge.KNOWN_LABELS)
+        if self._told is not None:
+            raise UndeclaredError(f"numbers={tuple(numbers)}: known labels are handed out once, and they were.")
+        self._told = known(numbers)
+        return self._told
+
+    @property
+    def told(self) -> KnownLabels:
+        """The labels that were handed out, which nobody is to be credited with."""
+        return self._told or {}
 
     def query(self, client: int, round: int, number: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """Has a client's half run on images of the attacker's choice: what crosses, as it is decoded.

@@ -19,7 +19,7 @@ from attacks.attack import Attack
 from attacks.attacker import Background, Records
 from attacks.audit.run import audit, cuts_of
 from attacks.audit.settings import AuditSettings
-from attacks.audit.truth import auxiliary_records, batch_sizes_of, records_of
+from attacks.audit.truth import auxiliary_records, batch_sizes_of, known_labels_of, records_of
 from attacks.audit.victim import evaluating_at
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
@@ -103,15 +103,11 @@ class PrivacyAudit(pl.Callback):
         """Have the run keep its messages: in the log that the strategy has, else the newest round's in memory.
 
         Raises:
-            MisconfigurationException: The strategy keeps no message log, or has two cuts.
+            MisconfigurationException: The strategy keeps no message log.
         """
         if stage != "fit":
             return
         strategy = _strategy_of(trainer)
-        if isinstance(strategy.cut, tuple):
-            raise MisconfigurationException(
-                f"cut={strategy.cut!r}: PrivacyAudit takes single cuts; what a U-shape leaks is not measured yet."
-            )
         if strategy.message_log is None or strategy.message_log is self._own_log:
             self._own_log = MessageLog(keep_rounds=self.keep_rounds)  # a log is of one fit
             strategy.message_log = strategy.link.log = self._own_log
@@ -155,6 +151,11 @@ class PrivacyAudit(pl.Callback):
             # Attacks on one cut may use what crossed at another.
             programs = {cut: self._program(pl_module, strategy, cut) for cut in held}
             name, (_, channels, height, width), _ = next(iter(programs.values())).image_input(1)
+            loader: Any = trainer.train_dataloader
+
+            def records(indices: tuple[int, ...]) -> Records:
+                return records_of(loader.collate(indices), name)
+
             background = Background(
                 program=programs.__getitem__,
                 space=ImageSpace(
@@ -170,11 +171,8 @@ class PrivacyAudit(pl.Callback):
                 ),
                 batch_sizes=batch_sizes_of(log),
                 from_checkpoint=trainer.ckpt_path is not None,
+                known_labels=known_labels_of(log, records),
             )
-            loader: Any = trainer.train_dataloader
-
-            def records(indices: tuple[int, ...]) -> Records:
-                return records_of(loader.collate(indices), name)
 
             found = audit(log, background, records, self.settings, cuts=cuts)
         self.leakage[self._rounds] = found
@@ -184,7 +182,9 @@ class PrivacyAudit(pl.Callback):
         module = copied_module(pl_module).cpu()
         split = None
         if cut is not None:
-            searched = search(module, self._template, server_inputs=strategy.server_inputs, step=strategy.run_step)
+            last = strategy.cut[1] if isinstance(strategy.cut, tuple) else None
+            inputs, step = strategy.server_inputs, strategy.run_step
+            searched = search(module, self._template, server_inputs=inputs, step=step, last=last)
             split = searched.cut(cut).split
         log = strategy.message_log
         assert log is not None

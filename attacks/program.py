@@ -12,7 +12,7 @@ from torch.func import functional_call
 from attacks.smashed.networks import drawn_weights
 from lightning_sfl.cut.batch import named_tensors, record_count, replace_tensors
 from lightning_sfl.cut.find import Step, copied_module, loss_of, training_step
-from lightning_sfl.cut.modes import halt, inject
+from lightning_sfl.cut.modes import PassHook, halt, inject, run_around
 from lightning_sfl.cut.split import Split
 from lightning_sfl.random_state import RandomState
 
@@ -82,7 +82,9 @@ class Program:
     def private(self) -> tuple[str, ...]:
         """Names of the batch tensors that are to stay with the client."""
         if self.split is not None:
-            return self.split.private
+            # A client that computes the loss keeps its labels too; what it sends at the first cut was made without.
+            late = set() if self.split.back is None else set(self._class_inputs())
+            return tuple(name for name in self.split.private if name not in late)
         floating = [name for name, tensor in named_tensors(self._template).items() if tensor.is_floating_point()]
         return tuple(floating)
 
@@ -129,8 +131,7 @@ class Program:
         Raises:
             ValueError: There is none, or there are several.
         """
-        tensors = named_tensors(self._template).items()
-        found = [name for name, tensor in tensors if tensor.dtype == torch.int64 and tensor.ndim == 1]
+        found = self._class_inputs()
         if len(found) != 1:
             raise ValueError(
                 "Attacks on the loss need one batch tensor of classes, shape (records,) of int64; this batch has"
@@ -187,6 +188,55 @@ class Program:
                 value = value + ((given - given.detach()) * gradient).sum()
         return value
 
+    def output_gradients(
+        self, weights: Weights, outputs: Sequence[Tensor], known: Mapping[str, Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        """In a U-shape, the gradient that a client sends back for what the server gave it.
+
+        The client's first part runs on blank inputs, so connections that lead past the server are those of a blank.
+
+        Args:
+            weights: Weights of the client's half.
+            outputs: What the server gave.
+            known: Batch tensors that the client's second part reads (labels), by name.
+        """
+        split = self.split
+        assert split is not None
+        batch = self._differentiable(len(outputs[0]), known)
+        server = _Answers(outputs)
+
+        def forward() -> None:
+            loss_of(run_around(self._module, split, lambda: self._step(self._module, batch), server)).backward()
+
+        self._run(weights, forward)
+        return server.gradients
+
+    def before_the_cut(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Which of these parameters act through the first cut alone: all of a client's half, but for a U-shape's end.
+
+        Told by autograd: the smashed data depend on them, and the loss does not where nothing comes back through the
+        second cut.
+        """
+        split = self.split
+        if split is None or split.back is None:
+            return tuple(names)
+        back = split.back
+        held = {name: self._module.get_parameter(name).detach().clone().requires_grad_() for name in names}
+        batch = self._differentiable(self._template_records, {})
+
+        def near() -> tuple[Tensor, ...]:
+            return halt(self._module, split, lambda: self._step(self._module, batch)).smashed
+
+        def far() -> tuple[Tensor, ...]:
+            with PassHook(self._module, back.cut, back.outputs).forward(_NothingBack()):
+                return (loss_of(self._step(self._module, batch)),)
+
+        sent, ends = (
+            torch.autograd.grad([out.sum() for out in self._run(held, run)], list(held.values()), allow_unused=True)
+            for run in (near, far)
+        )
+        return tuple(n for n, one, other in zip(names, sent, ends, strict=True) if one is not None and other is None)
+
     def drawn_weights(self, seed: int) -> dict[str, Tensor]:
         """Weights of the client's half as somebody draws them who knows the program alone."""
         split = self.split
@@ -240,6 +290,10 @@ class Program:
         finally:
             before.restore()
 
+    def _class_inputs(self) -> list[str]:
+        tensors = named_tensors(self._template).items()
+        return [name for name, tensor in tensors if tensor.dtype == torch.int64 and tensor.ndim == 1]
+
     def _own(self) -> dict[str, Tensor]:
         return {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
 
@@ -258,6 +312,14 @@ class Program:
         guess = {name: tensor.to(resized[name].dtype) for name, tensor in private.items()}
         return replace_tensors(self._template, {**resized, **known, **guess})
 
+    def _differentiable(self, records: int, known: Mapping[str, Tensor]) -> Any:
+        """A blank batch in which a gradient reaches the floating inputs."""
+        blank = {
+            name: tensor.requires_grad_() if tensor.is_floating_point() else tensor
+            for name, tensor in self._resized(records).items()
+        }
+        return replace_tensors(self._template, {**blank, **known})
+
     def _resized(self, records: int) -> dict[str, Tensor]:
         """Blank tensors of the template's shapes for another number of records."""
         return {
@@ -266,6 +328,33 @@ class Program:
             else tensor
             for name, tensor in named_tensors(self._template).items()
         }
+
+
+class _Answers:
+    """A server that gives what it gave, and keeps the gradient that comes back."""
+
+    def __init__(self, outputs: Sequence[Tensor]) -> None:
+        self._outputs = tuple(outputs)
+        self.gradients: tuple[Tensor | None, ...] = (None,) * len(self._outputs)
+        self._sent = 0
+
+    def carry(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        self._sent = len(tensors)
+        return self._outputs
+
+    def carry_back(self, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        self.gradients = gradients
+        return (None,) * self._sent
+
+
+class _NothingBack:
+    """Lets everything through, and no gradient back."""
+
+    def carry(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tensors
+
+    def carry_back(self, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        return (None,) * len(gradients)
 
 
 class _Calls(nn.Module):

@@ -10,6 +10,11 @@ from attacks.gradients.last_layer import LabelCounts
 from attacks.gradients.learned import LearningToInvert
 from attacks.joint.linked_views import LinkedViews
 from attacks.joint.one_step import OneStep
+from attacks.labels.clustering import GradientClusters, SmashedClusters
+from attacks.labels.direction import GradientDirection
+from attacks.labels.every_class import EveryClass
+from attacks.labels.logits import LogitGradients
+from attacks.labels.norm import GradientNorm
 from attacks.malicious.hijack import FeatureSpaceHijack
 from attacks.smashed.decoder import Decoder
 from attacks.smashed.linear import LeastSquares
@@ -35,6 +40,12 @@ ATTACKS: dict[str, type[Attack]] = {
     "one_step": OneStep,
     "linked_views": LinkedViews,
     "feature_space_hijack": FeatureSpaceHijack,
+    "gradient_norm": GradientNorm,
+    "gradient_direction": GradientDirection,
+    "gradient_clusters": GradientClusters,
+    "smashed_clusters": SmashedClusters,
+    "every_class": EveryClass,
+    "logit_gradients": LogitGradients,
 }
 """All attacks that can be named."""
 
@@ -47,6 +58,11 @@ DEFAULT = (
     "inverting_gradients",
     "inverting_half_gradients",
     "deep_leakage",
+    "gradient_norm",
+    "gradient_direction",
+    "gradient_clusters",
+    "every_class",
+    "logit_gradients",
 )
 """Those that run where none are named."""
 

@@ -29,6 +29,8 @@ class Knowledge(StrEnum):
     """How clients step: optimizer, learning rate, number of local steps."""
     BATCH_SIZES = "batch_sizes"
     """How many records a client's step holds."""
+    KNOWN_LABELS = "known_labels"
+    """The class of one record of each class among those that crossed, such as an accomplice's own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ _PUBLIC = frozenset(
         Knowledge.AUXILIARY_RECORDS,
         Knowledge.OUTSIDE_RECORDS,
         Knowledge.BATCH_SIZES,
+        Knowledge.KNOWN_LABELS,  # whoever has a client among its accomplices knows that one's
     }
 )
 

@@ -5,15 +5,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from attacks.attack import Attack, Findings, GuessedLabels, RebuiltBatch
-from attacks.attacker import Attacker, Background, UnavailableError
+from attacks.attack import Attack, Findings, GuessedLabels, RebuiltBatch, ScoredLabels
+from attacks.attacker import AT_SECOND_CUT, Attacker, Background, KnownLabels, UnavailableError
 from attacks.audit.circumstances import of_log
 from attacks.audit.clients import client_sessions
 from attacks.audit.control import FIRST, MIX, control_run
 from attacks.audit.kept import Kept
+from attacks.audit.label_control import LABEL_CUT, LABELLED_RECORDS, label_control_run
+from attacks.audit.plain import plain_notes
 from attacks.audit.resume import Once
 from attacks.audit.score import Score, score_images
 from attacks.audit.score_labels import score_labels
+from attacks.audit.score_order import score_order
 from attacks.audit.settings import AuditSettings
 from attacks.audit.truth import RecordsAt, Truth
 from attacks.audit.verdict import verdict
@@ -21,6 +24,7 @@ from attacks.audit.victim import victim_of
 from attacks.images import ImageSpace
 from attacks.indicators.evidence import Evidence
 from attacks.indicators.registry import indicators
+from attacks.labels.label_attack import LabelAttack
 from attacks.reconstruction import Progress, unwatched
 from attacks.statistics.holm import holm
 from attacks.threat import Knowledge, who_could
@@ -31,14 +35,19 @@ from lightning_sfl.report.leakage import Control, CutLeakage, Leakage, NotRun, V
 WHOLE_MODEL = "whole model"
 """What the cut is called of clients that hold all of the model."""
 _LABELS_RIGHT = 0.9
-"""From which share of right labels on they count as recovered."""
+"""From which share of right labels, or area under the ROC curve, on they count as recovered."""
 _RECORDS_OF_A_CONTROL = 2
 
 
 def cuts_of(log: MessageLog) -> list[str | None]:
-    """The cuts of a log's messages, in the order in which they came."""
-    told = {message.cut: None for message in log.messages() if message.client is not None}
-    return list(told)
+    """The cuts of a log's messages, in the order in which they came; of a U-shape the first ones."""
+    told = [message for message in log.messages() if message.client is not None and message.kind not in AT_SECOND_CUT]
+    return list({message.cut: None for message in told})
+
+
+def second_cut_of(log: MessageLog) -> str | None:
+    """The second cut of a U-shape, which is one for all clients; None where the server computes the loss."""
+    return next((message.cut for message in log.messages(kinds=list(AT_SECOND_CUT))), None)
 
 
 def audit(
@@ -104,7 +113,7 @@ def audit(
             done(1.0)
         at_cut.wall_s += time.perf_counter() - start
         tried.append(at_cut)
-    truth = Truth(log, records)  # read when all attacks are done
+    truth, last = Truth(log, records), second_cut_of(log)  # read when all attacks are done
     for at_cut in tried:
         at_cut.leave_out_unknown(truth)
     return adjusted(
@@ -113,6 +122,7 @@ def audit(
                 cut=at_cut.cut or WHOLE_MODEL,
                 cells=tuple(_cell(one, at_cut.cut, log, background, truth, settings, controls) for one in at_cut.ran),
                 not_run=tuple(at_cut.not_run),
+                notes=plain_notes(log, at_cut.cut, truth, last),
                 wall_s=at_cut.wall_s,
                 indicators=indicators(Evidence.of(log, background, truth, cut=at_cut.cut, records=settings.records)),
             )
@@ -196,8 +206,13 @@ def _try(
             f"the threat model {settings.threat_model.name!r} does not grant what it needs: {', '.join(lacking)}."
         )
     attacker = Attacker(log, attack.needs, background, cut=cut, records=settings.records)
-    found = once.run(attack, cut, lambda: attack.run(attacker, progress))
+    found = once.run(attack, cut, lambda: _findings(attack, attacker, progress))
     return _Tried(attack, found.findings, found.cpu_s, found.earlier_s)
+
+
+def _findings(attack: Attack, attacker: Attacker, progress: Progress) -> Findings:
+    findings = attack.run(attacker, progress)
+    return dataclasses.replace(findings, told=tuple((*at, label) for at, label in attacker.told.items()))
 
 
 def _cell(
@@ -253,8 +268,12 @@ def _score(findings: Findings, truth: Truth, background: Background, settings: A
             threshold_db=settings.recovered_db,
             pictures=settings.pictures,
         )
+    known: KnownLabels = {(number, place): label for number, place, label in findings.told}
+    scored = tuple(batch for batch in findings.batches if isinstance(batch, ScoredLabels))
+    if scored:
+        return score_order(scored, truth, known, threshold=_LABELS_RIGHT)
     labels = tuple(batch for batch in findings.batches if isinstance(batch, GuessedLabels))
-    return score_labels(labels, truth, background.auxiliary, threshold=_LABELS_RIGHT)
+    return score_labels(labels, truth, background.auxiliary, known, threshold=_LABELS_RIGHT)
 
 
 class _Controls:
@@ -289,24 +308,29 @@ class _Controls:
 
     def _key(self, attack: Attack, cut: str | None) -> tuple[Attack, str | None]:
         """Where the control's victim is cut so that this attack must succeed."""
+        if isinstance(attack, LabelAttack):
+            return attack, LABEL_CUT
         if cut is None:
             return attack, None
         return attack, FIRST if MessageKind.CLIENT_UPDATE in attack.needs.sees else MIX
 
     def _run(self, attack: Attack, where: str | None) -> Control | None:
-        log, background, records = control_run(
-            self._space, where, normalised=Knowledge.BATCH_STATISTICS in attack.needs.knows
-        )
+        if isinstance(attack, LabelAttack):
+            log, background, records = label_control_run(self._space, attack.victim)
+            count, victim = LABELLED_RECORDS, attack.victim.value
+        else:
+            normalised = Knowledge.BATCH_STATISTICS in attack.needs.knows
+            log, background, records = control_run(self._space, where, normalised=normalised)
+            victims = {MIX: "an orthogonal mixing of channels", FIRST: "a fully connected layer"}
+            count, victim = _RECORDS_OF_A_CONTROL, victims.get(where or "", "a network of two layers, whole")
         background = dataclasses.replace(background, sessions=client_sessions(log, records, background))
-        attacker = Attacker(log, attack.needs, background, cut=where, records=_RECORDS_OF_A_CONTROL)
+        attacker = Attacker(log, attack.needs, background, cut=where, records=count)
         try:
-            found = self._once.run_control(attack, where, self._space, lambda: attack.run(attacker, unwatched))
+            found = self._once.run_control(attack, where, self._space, lambda: _findings(attack, attacker, unwatched))
         except UnavailableError:
             return None
         self._earlier_s = found.earlier_s
         score = _score(found.findings, Truth(log, records), background, self._settings)
-        victims = {MIX: "an orthogonal mixing of channels", FIRST: "a fully connected layer"}
-        victim = victims.get(where or "", "a network of two layers, whole")
         return Control(victim=victim, value=score.value.mean, needed=score.threshold)
 
 

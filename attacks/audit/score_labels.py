@@ -1,12 +1,13 @@
 """How well an attack recovered labels, against guesses without the messages."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from attacks.attack import GuessedLabels
-from attacks.attacker import Records
+from attacks.attacker import KnownLabels, Records
 from attacks.audit.score import Score
 from attacks.audit.truth import Truth
 from attacks.statistics.interval import bootstrap_mean, paired_gain
@@ -14,14 +15,26 @@ from lightning_sfl.report.leakage import Baseline
 
 
 def score_labels(
-    batches: Sequence[GuessedLabels], truth: Truth, auxiliary: Records | None, *, threshold: float
+    batches: Sequence[GuessedLabels],
+    truth: Truth,
+    auxiliary: Records | None,
+    known: KnownLabels,
+    *,
+    threshold: float,
 ) -> Score:
     """Score guessed labels: 1 for every record whose label is right; out of order, the share of the batch's labels.
+
+    Records whose classes were known do not count.
 
     Raises:
         ValueError: The records have no class labels.
     """
-    true = [_labels(truth.of(batch.number)) for batch in batches]
+    true = [labels_of(truth.of(batch.number)) for batch in batches]
+    if known:
+        places = [unknown_places(b.number, truth, known) for b in batches]
+        left = [(b, t, kept) for b, t, kept in zip(batches, true, places, strict=True) if len(kept)]
+        batches = [dataclasses.replace(b, labels_B=b.labels_B.cpu()[kept]) for b, _, kept in left]
+        true = [t[kept] for _, t, kept in left]
     clients_N = torch.cat([torch.full((len(t),), truth.client(b.number)) for b, t in zip(batches, true, strict=True)])
     classes = 1 + max(int(labels.max()) for labels in [*true, *(batch.labels_B for batch in batches)])
     frequent = int(torch.cat(true).mode().values)
@@ -62,7 +75,18 @@ def score_labels(
     )
 
 
-def _labels(records: Records) -> Tensor:
+def unknown_places(number: int, truth: Truth, known: KnownLabels) -> Tensor:
+    """Places in a message's batch of the records whose classes an attack was not told."""
+    told = truth.known_among(number, known)
+    return (~told).nonzero().flatten()
+
+
+def labels_of(records: Records) -> Tensor:
+    """The classes of records.
+
+    Raises:
+        ValueError: They have none.
+    """
     if records.labels_B is None:
         raise ValueError("The records have no class labels to score guesses with.")
     return records.labels_B.cpu()

@@ -1,11 +1,12 @@
 """The true records behind messages, read to score and never by an attack; and records of batches in general."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from attacks.attacker import Records, UnavailableError
+from attacks.attacker import KnownLabels, Records, UnavailableError
 from lightning_sfl.cut.batch import named_tensors
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.link.message import MessageKind
@@ -52,6 +53,15 @@ class Truth:
         steps = [] if message.client is None else self._log.worked_on(message.client, message.round)
         return tuple(index for step in steps for index in step)
 
+    def labels_of(self, number: int) -> Tensor | None:
+        """Their classes; None where the log has no truth for the message, or the records have no classes."""
+        return self.of(number).labels_B if number in self._origins else None
+
+    def known_among(self, number: int, known: KnownLabels) -> Tensor:
+        """Of every record behind a message, whether its class was known, by this or by another message: bool (B,)."""
+        told = {self._origins[of].indices[place] for of, place in known}
+        return torch.tensor([index in told for index in self._origins[number].indices])
+
     def client(self, number: int) -> int:
         """Whose message it is."""
         client = self._messages[number].client
@@ -69,6 +79,25 @@ def batch_sizes_of(log: MessageLog) -> Callable[[int, int], tuple[int, ...]]:
         return tuple(len(step) for step in steps)
 
     return batch_sizes
+
+
+def known_labels_of(log: MessageLog, records: RecordsAt) -> Callable[[Sequence[int]], KnownLabels]:
+    """Of every class, the first record that crossed in some messages; nothing else of the truth."""
+
+    def known_labels(numbers: Sequence[int]) -> KnownLabels:
+        origins = log.truth()
+        found: dict[int, tuple[int, int]] = {}
+        for number in numbers:
+            if number not in origins:
+                raise UnavailableError(f"it needs known_labels, and the truth beside the log lacks message {number}.")
+            labels = records(origins[number].indices).labels_B
+            if labels is None:
+                raise UnavailableError("it needs known_labels, and the records have no class labels.")
+            for place, label in enumerate(labels.tolist()):
+                found.setdefault(label, (number, place))
+        return {at: label for label, at in sorted(found.items())}
+
+    return known_labels
 
 
 _MOST_AUXILIARY = 512

@@ -96,7 +96,8 @@ def whole_model_targets(attacker: Attacker) -> list[Target]:
         ) -> Tensor:
             return program.loss({**update.before, **weights}, {image: images}, {label: labels})
 
-        target = _target(attacker, update, attacker.batch_sizes(update.client, update.round), loss)
+        sizes = attacker.batch_sizes(update.client, update.round)
+        target = _target(attacker, update, sizes, loss, program.trainable(tuple(update.after)))
         if target is not None:
             chosen.append(target)
         if sum(target.records for target in chosen) >= attacker.records:
@@ -125,7 +126,10 @@ def half_targets(attacker: Attacker) -> list[Target]:
         if not all(any(gradient is not None for gradient in step.cut_gradients) for step in steps):
             continue
         crossed = True
-        target = _target(attacker, update, tuple(step.records for step in steps), _half_loss(attacker, update, steps))
+        sizes = tuple(step.records for step in steps)
+        trained = attacker.program.trainable(tuple(update.after))
+        held = attacker.program.before_the_cut(trained)  # of a U-shape's end, g says nothing
+        target = _target(attacker, update, sizes, _half_loss(attacker, update, steps), held)
         if target is not None:
             chosen.append(target)
     if not crossed:
@@ -148,13 +152,15 @@ def rebuild_each(
     return tuple(found)
 
 
-def _target(attacker: Attacker, update: Update, sizes: tuple[int, ...], loss: StepLoss) -> Target | None:
-    """None where the update does not show what the gradients were, or add up to."""
+def _target(
+    attacker: Attacker, update: Update, sizes: tuple[int, ...], loss: StepLoss, held: Sequence[str]
+) -> Target | None:
+    """By the parameters that are held; None where the update does not show what the gradients were, or add up to."""
     rule = attacker.optimizer
     if rule.steps == 1 and len(sizes) == 1:
-        if not update.gradients:
+        names = tuple(name for name in update.gradients if name in held)
+        if not names:
             return None
-        names = tuple(update.gradients)
 
         def gradient(images: Tensor, labels: Tensor) -> Gradients:
             return _differentiated(names, update, lambda weights: loss(weights, images, labels, 0))
@@ -171,7 +177,7 @@ def _target(attacker: Attacker, update: Update, sizes: tuple[int, ...], loss: St
     # Several batches in one step (gradient accumulation) are not told from several steps by their sizes.
     if not is_known or rule.learning_rate == 0 or len(sizes) != rule.steps:
         return None
-    trained = [name for name in attacker.program.trainable(tuple(update.after)) if name in update.before]
+    trained = [name for name in held if name in update.before]
     local = LocalRound(
         loss=loss,
         before={name: update.before[name] for name in trained},

@@ -85,12 +85,14 @@ def simulation_of(attacker: Attacker, seed: int) -> Simulation:
     """What the attacker has to train a client's half with.
 
     Raises:
-        UnavailableError: Its records have no labels.
+        UnavailableError: Its records have no labels, or clients compute the loss.
     """
     auxiliary = attacker.auxiliary
     if auxiliary.labels_B is None:
         raise UnavailableError("it needs auxiliary records with class labels, and these have none.")
     known = attacker.program
+    if known.split is not None and known.split.back is not None:
+        raise UnavailableError("the server computes no loss in a U-shape, so its half cannot judge a simulated one.")
     label, weights = known.label_input(), attacker.server_weights
     return Simulation(
         auxiliary_BCHW=attacker.space.to_unit(auxiliary.images_BCHW),

@@ -11,7 +11,7 @@ from attacks.attacker import Background, Records
 from attacks.audit.kept import Kept
 from attacks.audit.run import WHOLE_MODEL, audit
 from attacks.audit.settings import AuditSettings
-from attacks.audit.truth import auxiliary_records, batch_sizes_of, records_of
+from attacks.audit.truth import auxiliary_records, batch_sizes_of, known_labels_of, records_of
 from attacks.audit.victim import evaluating_at
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
@@ -53,6 +53,10 @@ def attack_log(
     name, (_, channels, height, width), _ = programs[cuts[0]].image_input(1)
     optimizer = configured_optimizer(run.model)
     loader = _validation_loader(run)
+
+    def records(indices: tuple[int, ...]) -> Records:
+        return records_of(run.collate(list(indices)), name)
+
     background = Background(
         program=programs.__getitem__,
         space=ImageSpace(shape_CHW=(channels, height, width), low=settings.input_low, high=settings.input_high),
@@ -68,10 +72,8 @@ def attack_log(
         ),
         batch_sizes=batch_sizes_of(log),
         from_checkpoint=from_checkpoint,
+        known_labels=known_labels_of(log, records),
     )
-
-    def records(indices: tuple[int, ...]) -> Records:
-        return records_of(run.collate(list(indices)), name)
 
     try:
         return audit(log, background, records, settings, cuts=cuts, progress=progress, kept=kept)

@@ -7,7 +7,7 @@ import torch
 from rich.progress import Progress
 
 from attacks.audit.kept import Kept
-from attacks.audit.run import cuts_of
+from attacks.audit.run import cuts_of, second_cut_of
 from lightning_sfl.cli.attacked import attack_log, budget_text, used_text
 from lightning_sfl.cli.job import (
     Run,
@@ -35,8 +35,7 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
         raise ValueError("audit needs a trained model or what it sent: give --ckpt_path FILE or --log FOLDER.")
     loggers = list(cli.trainer.loggers)
     log = None if log_folder is None else MessageLog.open(log_folder)
-    run = instantiate(cli, _QUIET)
-    run.refuse_second_cut()
+    run = instantiate(cli, _QUIET if log is None else {**_QUIET, **_second_cut(cli, log)})
     accuracy: float | None = None
     settings = cli.config["audit"].report
     if ckpt_path is not None:
@@ -88,6 +87,17 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
     write_report(report, output, loggers)
     kept.remove()
     print(f"Wrote {output / 'report.html'} and {output / 'report.json'}.")
+
+
+def _second_cut(cli: "SplitCLI", log: MessageLog) -> dict[str, object]:
+    """Have the run's second cut be the log's, which gives the first cuts too."""
+    configured = cli.config["audit"].trainer.strategy
+    given = configured.init_args.cut if hasattr(configured, "init_args") else None
+    last = second_cut_of(log)
+    if (given[1] if isinstance(given, tuple | list) else None) == last:
+        return {}
+    first = next(iter(cuts_of(log)), None)
+    return {"trainer.strategy.init_args.cut": first if last is None else (first, last)}
 
 
 _QUIET: dict[str, object] = {

@@ -125,14 +125,6 @@ class Run:
         """The second cut of a U-shape."""
         return self.strategy.cut[1] if isinstance(self.strategy.cut, tuple) else None
 
-    def refuse_second_cut(self) -> None:
-        """Raise a ValueError if the strategy has two cuts."""
-        if self.second_cut is not None:
-            raise ValueError(
-                f"cut={self.strategy.cut!r}: audit and tradeoff take single cuts; what a U-shape leaks is not measured"
-                " yet. Override it with --trainer.strategy.init_args.cut null."
-            )
-
     def profile(self, cuts: Sequence[Cut], optimizer: Optimizer | None) -> Profile:
         """The costs of cuts for the clients of this run."""
         module = self._precision.convert_module(self.model)

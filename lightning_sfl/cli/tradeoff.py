@@ -118,7 +118,6 @@ def chosen_cuts(cli: "SplitCLI") -> list[Cut]:
     names = settings.cuts
     if names is not None and (not names or len(set(names)) < len(names)):
         raise ValueError(f"report.cuts={names}: name at least one cut, each once, or null for every valid one.")
-    run.refuse_second_cut()
     found = run.search()
     cuts = found.cuts() if names is None else [found.cut(name) for name in names]
     for cut in cuts:
@@ -132,10 +131,11 @@ def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
     csv_logger = Namespace(
         class_path="lightning.pytorch.loggers.CSVLogger", init_args=Namespace(save_dir=str(folder), name="", version="")
     )
+    back = cut.split.back
     run = instantiate(
         cli,
         {
-            "trainer.strategy.init_args.cut": cut.name,
+            "trainer.strategy.init_args.cut": cut.name if back is None else (cut.name, back.cut),
             "trainer.default_root_dir": str(folder),
             "trainer.logger": csv_logger,
         },

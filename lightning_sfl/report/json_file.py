@@ -62,6 +62,7 @@ def _leakage(found: CutLeakage) -> dict[str, Any]:
         "strongest": None if found.strongest is None else found.strongest.attack,
         "cells": [_cell(cell) for cell in found.cells],
         "not_run": [dataclasses.asdict(attack) for attack in found.not_run],
+        "notes": list(found.notes),
         "wall_s": found.wall_s,
         "indicators": found.indicators,
     }

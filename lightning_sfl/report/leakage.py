@@ -224,6 +224,7 @@ class CutLeakage:
         not_run: The others.
         wall_s: Wall time of all of it.
         indicators: Metrics without an attack, by name: they explain a leak and show none.
+        notes: What a reader must know of this cut beside what attacks found, such as labels that cross in clear.
     """
 
     cut: str
@@ -231,6 +232,7 @@ class CutLeakage:
     not_run: tuple[NotRun, ...]
     wall_s: float
     indicators: dict[str, float] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def strongest(self) -> Leakage | None:

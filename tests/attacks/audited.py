@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from attacks.attacker import Background, Records
 from attacks.audit.run import audit
 from attacks.audit.settings import AuditSettings
-from attacks.audit.truth import batch_sizes_of
+from attacks.audit.truth import batch_sizes_of, known_labels_of
 from attacks.audit.victim import evaluating_at
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
@@ -66,10 +66,11 @@ class Trained:
     labels: Tensor
     held: int = 120
     fixed_norms: bool = False
+    last: str | None = None
 
     def program(self, cut: str | None) -> Program:
         template = (torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))
-        split = None if cut is None else search(self.model, template).cut(cut).split
+        split = None if cut is None else search(self.model, template, last=self.last).cut(cut).split
         return Program(
             self.model, split, template, fixed_norms=self.fixed_norms, evaluating=evaluating_at(self.log, cut)
         )
@@ -88,6 +89,7 @@ class Trained:
             "server_weights": self.model.state_dict(),
             "optimizer": LocalOptimizer.of(torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)),
             "batch_sizes": batch_sizes_of(self.log),
+            "known_labels": known_labels_of(self.log, self.records),
         }
         return Background(**{**values, **changes})
 
@@ -132,7 +134,8 @@ def train(
     held = TensorDataset(images[:120], labels[:120])
     others = TensorDataset(images[120:184], labels[120:184])
     trainer.fit(model, DataLoader(held, batch_size=BATCH, shuffle=True), DataLoader(others, batch_size=32))
-    return Trained(model, log or MessageLog(), images, labels)
+    cut = settings.get("cut")
+    return Trained(model, log or MessageLog(), images, labels, last=cut[1] if isinstance(cut, tuple) else None)
 
 
 def without_times(found: list[CutLeakage]) -> list[CutLeakage]:

@@ -35,6 +35,7 @@ HANDED_OVER = {
     Knowledge.LOCAL_HYPERPARAMETERS: lambda attacker: attacker.optimizer,
     Knowledge.BATCH_SIZES: lambda attacker: attacker.batch_sizes(1, 2),
     Knowledge.BATCH_STATISTICS: lambda attacker: attacker.normalisations,
+    Knowledge.KNOWN_LABELS: lambda attacker: attacker.known_labels([0]),
 }
 """How each is asked for. Batch statistics come with the messages they are read off."""
 
@@ -56,18 +57,19 @@ def everything(module, **changed):
         "client_weights": module.state_dict(),
         "optimizer": LocalOptimizer(rule=Rule.SGD, learning_rate=0.1),
         "batch_sizes": lambda client, round: (10 * client, round),
+        "known_labels": lambda numbers: {(numbers[0], 3): 7},
     }
     return background_of(module, IMAGES, **known | changed)
 
 
 @pytest.fixture
 def log():
-    """One message of every kind from each of two clients, at two cuts and at none."""
+    """One message of every kind from each of two clients, at two cuts and at none, a step at each."""
     log = PoisonedLog()
     for client in (0, 1):
-        for cut in ("front", "head", None):
+        for step, cut in enumerate(("front", "head", None)):
             for kind in MessageKind:
-                log.add(kind, {"0": torch.tensor([float(client)])}, client=client, round=0, step=0, cut=cut)
+                log.add(kind, {"0": torch.tensor([float(client)])}, client=client, round=0, step=step, cut=cut)
     return log
 
 
@@ -159,6 +161,7 @@ def test_what_is_handed_over_is_what_there_is_to_know(log):
     assert attacker.outside is background.outside
     assert attacker.optimizer is background.optimizer
     assert attacker.batch_sizes(3, 7) == (30, 7)
+    assert attacker.known_labels([5, 6]) == {(5, 3): 7}
     assert attacker.program.split.cut == "front"
     assert attacker_of(log, background=background, cut=None).program.split is None
 
@@ -172,6 +175,7 @@ def test_what_is_handed_over_is_what_there_is_to_know(log):
         ("client_weights", Knowledge.CLIENT_WEIGHTS),
         ("optimizer", Knowledge.LOCAL_HYPERPARAMETERS),
         ("batch_sizes", Knowledge.BATCH_SIZES),
+        ("known_labels", Knowledge.KNOWN_LABELS),
     ],
 )
 def test_what_is_not_there_is_named(log, name, fact):
@@ -201,6 +205,18 @@ def test_where_clients_hold_the_whole_model_there_is_no_servers_half(log):
 
     assert attacker.server_weights == {}
     assert attacker.latest_client_weights.keys() == module.state_dict().keys()
+
+
+def test_known_labels_are_handed_out_once():
+    """Message by message, an attack would come to one record of each class of each of them."""
+    attacker = attacker_of(PoisonedLog(), background=everything(victim()))
+    assert attacker.told == {}
+
+    attacker.known_labels([5, 6])
+
+    assert attacker.told == {(5, 3): 7}
+    with pytest.raises(UndeclaredError, match=r"numbers=\(8,\).*once"):
+        attacker.known_labels([8])
 
 
 # Queries
@@ -278,5 +294,6 @@ def test_there_is_no_way_to_the_truth(log):
         *("messages", "sees", "knows", "threat", "cut", "records", "program", "space", "auxiliary", "outside"),
         *("auxiliary_unit", "program_at", "normalisations", "server_weights", "latest_client_weights", "optimizer"),
         *("batch_sizes", "query", "session"),
+        *("known_labels", "told"),
     }
     assert isinstance(attacker, Attacker)

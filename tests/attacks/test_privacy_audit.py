@@ -121,11 +121,6 @@ def test_another_strategy_is_refused_by_name():
         trainer.fit(TinyNet(), DataLoader(records, batch_size=2))
 
 
-def test_two_cuts_are_refused_by_name():
-    with pytest.raises(MisconfigurationException, match=r"cut=\('stem', 'body'\)"):
-        train(PrivacyAudit(ATTACK), cut=("stem", "body"))
-
-
 def test_a_second_fit_is_audited_by_itself():
     """The callback's own log is of one fit; the messages of the first are not those of the second."""
     callback = PrivacyAudit(ATTACK, records=8)

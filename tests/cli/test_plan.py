@@ -124,14 +124,6 @@ def test_a_u_shape_is_planned_for_its_first_cuts(tmp_path, capsys):
     assert "from 'block2' on (4.0 KiB per sample down, its gradient up)" in " ".join(printed.split())
 
 
-def test_attacks_on_two_cuts_are_refused_by_name(tmp_path, capsys):
-    recipe = write(tmp_path, quick(**{"trainer.strategy.init_args.cut": ["stem", "block2"]}))
-
-    said = refusal(["tradeoff", "--config", recipe, "--output", str(tmp_path / "out")], capsys)
-
-    assert "cut=('stem', 'block2'): audit and tradeoff take single cuts" in said
-
-
 def test_the_registered_name_of_the_strategy_will_do(tmp_path, capsys):
     recipe = quick(**{"trainer.strategy": "split_federated"})
 

@@ -1,0 +1,1 @@
+"""Labels of records, from the gradients that are sent across the cuts."""
