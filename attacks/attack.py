@@ -44,6 +44,21 @@ class GuessedLabels:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RankedCandidates:
+    """How likely each of a pool of records is to be among those that one message stems from.
+
+    Attributes:
+        number: The message, whose truth scores them.
+        round: The round of the pool.
+        scores_N: One per candidate, in the order of the pool; higher is more likely.
+    """
+
+    number: int
+    round: int
+    scores_N: Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
     """What an attack brings back.
 
@@ -53,7 +68,7 @@ class Findings:
         bound: Why no attack on these messages can bring anything back, where that is so; "" else.
     """
 
-    batches: tuple[RebuiltBatch, ...] | tuple[GuessedLabels, ...]
+    batches: tuple[RebuiltBatch, ...] | tuple[GuessedLabels, ...] | tuple[RankedCandidates, ...]
     budget: str
     bound: str = ""
 

@@ -1,8 +1,8 @@
 """What an attack is handed: the messages and the knowledge that it declared, and nothing else."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
 from attacks.threat import Knowledge, ThreatModel
+from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.link.codecs import Draw, Form
 from lightning_sfl.link.coding import Coding
 from lightning_sfl.link.log import MessageSource
@@ -40,6 +41,18 @@ class Records:
     labels_B: Tensor | None = None
 
 
+class Pool(Protocol):
+    """Records with those under attack among them; who audits it fills it, and keeps to itself which they are."""
+
+    def records(self, round: int) -> Records:
+        """The images of a round's pool, in an order that says nothing."""
+        ...
+
+    def places(self, round: int, indices: Sequence[int]) -> list[int]:
+        """Where in it these records of the training set stand: for scoring, never for an attack."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Background:
     """What there is to know of a run besides its messages; who audits it gathers it, attacks are handed parts of it.
@@ -53,6 +66,8 @@ class Background:
         client_weights: The model's weights, by name, that the newest step of the log was made with. Needed only where
             no broadcast says so (clients that draw their updates from seeds).
         optimizer: How clients step.
+        probing: How clients probe that run forward only.
+        candidates: Records with those under attack among them.
         batch_size: How many records a client's first step of a round holds, by client and round.
     """
 
@@ -63,6 +78,8 @@ class Background:
     server_weights: Mapping[str, Tensor] | None = None
     client_weights: Mapping[str, Tensor] | None = None
     optimizer: LocalOptimizer | None = None
+    probing: ForwardOnly | None = None
+    candidates: Pool | None = None
     batch_size: Callable[[int, int], int] | None = None
 
 
@@ -171,6 +188,23 @@ class Attacker:
             UnavailableError: It is not known.
         """
         return self._given(self._background.optimizer, Knowledge.LOCAL_HYPERPARAMETERS)
+
+    @property
+    def probing(self) -> ForwardOnly:
+        """How clients probe that run forward only.
+
+        Raises:
+            UnavailableError: It is not known.
+        """
+        return self._given(self._background.probing, Knowledge.LOCAL_HYPERPARAMETERS)
+
+    def candidates(self, round: int) -> Records:
+        """Records with those that a round's messages stem from among them.
+
+        Raises:
+            UnavailableError: There are none.
+        """
+        return self._given(self._background.candidates, Knowledge.CANDIDATES).records(round)
 
     def batch_size(self, client: int, round: int) -> int:
         """How many records a client's first step of a round holds.

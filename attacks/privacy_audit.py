@@ -23,6 +23,7 @@ from attacks.audit.truth import auxiliary_records, batch_sizes_of, records_of
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
+from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.cut.batch import first_records, named_tensors, replace_tensors
 from lightning_sfl.cut.find import copied_module, search
 from lightning_sfl.link.log import MessageLog
@@ -153,6 +154,7 @@ class PrivacyAudit(pl.Callback):
                 auxiliary=_auxiliary(trainer, name),
                 server_weights={key: tensor.detach().cpu() for key, tensor in pl_module.state_dict().items()},
                 client_weights=self._weights,
+                probing=strategy.algorithm if isinstance(strategy.algorithm, ForwardOnly) else None,
                 optimizer=LocalOptimizer.of(
                     trainer.optimizers[0],
                     steps=strategy.aggregate_every,
@@ -218,6 +220,7 @@ class LoggedStrategy(Protocol):
     """What the audit needs of a strategy."""
 
     cut: str | tuple[str, ...] | Mapping[int, str] | None
+    algorithm: object
     message_log: MessageLog | None
     link: "LoggedLink"
     server_inputs: tuple[str, ...]

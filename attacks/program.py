@@ -33,6 +33,9 @@ class Program:
         step: How to run one training step.
         fixed_norms: Whether the client's batch normalisation goes by its running statistics, as it does where clients
             run forward only.
+
+    Attributes:
+        trained: Names of the parameters that the victim trains.
     """
 
     def __init__(
@@ -53,10 +56,10 @@ class Program:
             if isinstance(part, nn.modules.batchnorm._NormBase):
                 part.reset_running_stats()
                 part.training = part.training and f"{name}.running_mean" not in held
-        trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        self.trained = frozenset(name for name, own in module.named_parameters() if own.requires_grad)
         with torch.no_grad():
             for name, parameter in self._module.named_parameters():
-                if name in trained:
+                if name in self.trained:
                     parameter.zero_()
         self._step = step
         blank = {name: torch.zeros_like(tensor) for name, tensor in named_tensors(template).items()}

@@ -7,6 +7,8 @@ from attacks.gradients.half import InvertingHalfGradients
 from attacks.gradients.inverting import InvertingGradients
 from attacks.gradients.last_layer import LabelCounts
 from attacks.gradients.learned import LearningToInvert
+from attacks.scalars.inverting import InvertingScalars
+from attacks.scalars.likelihood import ScalarLikelihood
 from attacks.smashed.decoder import Decoder
 from attacks.smashed.linear import LeastSquares
 from attacks.smashed.sdar import Sdar
@@ -27,6 +29,8 @@ ATTACKS: dict[str, type[Attack]] = {
     "inverting_half_gradients": InvertingHalfGradients,
     "deep_leakage": DeepLeakage,
     "learning_to_invert": LearningToInvert,
+    "inverting_scalars": InvertingScalars,
+    "scalar_likelihood": ScalarLikelihood,
 }
 """All attacks that can be named."""
 
@@ -39,6 +43,8 @@ DEFAULT = (
     "inverting_gradients",
     "inverting_half_gradients",
     "deep_leakage",
+    "inverting_scalars",
+    "scalar_likelihood",
 )
 """Those that run where none are named."""
 

@@ -4,10 +4,12 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
-from attacks.attack import Attack, Findings, GuessedLabels, RebuiltBatch
+from attacks.attack import Attack, Findings, GuessedLabels, RankedCandidates, RebuiltBatch
 from attacks.attacker import Attacker, Background, UnavailableError
-from attacks.audit.control import FIRST, MIX, control_run
+from attacks.audit.control import FIRST, MIX, PROBED, PROBES, control_run
+from attacks.audit.pool import CandidatePool
 from attacks.audit.score import Score, score_images
+from attacks.audit.score_candidates import score_candidates
 from attacks.audit.score_labels import score_labels
 from attacks.audit.settings import AuditSettings
 from attacks.audit.truth import RecordsAt, Truth
@@ -69,6 +71,7 @@ def audit(
         raise ValueError(f"cuts={missing[0]!r} is not accepted: the log has messages of {_listed(held)} only.")
     chosen = held if cuts is None else list(cuts)
     attacks = settings.chosen
+    background = with_candidates(background, log, records)
     controls = _Controls(background.space, settings)
     tried: list[_AtCut] = []
     for place, cut in enumerate(chosen):
@@ -100,6 +103,11 @@ def audit(
             for at_cut in tried
         ]
     )
+
+
+def with_candidates(background: Background, log: MessageLog, records: RecordsAt) -> Background:
+    """The same, with a pool of candidates for attacks that are granted one."""
+    return dataclasses.replace(background, candidates=CandidatePool(log, records, background.auxiliary))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +217,10 @@ def _score(findings: Findings, truth: Truth, background: Background, settings: A
             threshold_db=settings.recovered_db,
             pictures=settings.pictures,
         )
+    ranked = tuple(batch for batch in findings.batches if isinstance(batch, RankedCandidates))
+    if ranked:
+        assert background.candidates is not None
+        return score_candidates(ranked, truth, background.candidates)
     labels = tuple(batch for batch in findings.batches if isinstance(batch, GuessedLabels))
     return score_labels(labels, truth, background.auxiliary, threshold=_LABELS_RIGHT)
 
@@ -235,17 +247,22 @@ class _Controls:
         """Where the control's victim is cut so that this attack must succeed."""
         if cut is None:
             return attack, None
+        if MessageKind.SCALARS in attack.needs.sees:
+            return attack, PROBED
         return attack, FIRST if MessageKind.CLIENT_UPDATE in attack.needs.sees else MIX
 
     def _run(self, attack: Attack, where: str | None) -> Control | None:
         log, background, records = control_run(self._space, where)
-        attacker = Attacker(log, attack.needs, background, cut=where, records=_RECORDS_OF_A_CONTROL)
+        background = with_candidates(background, log, records)
+        (cut,) = cuts_of(log)
+        attacker = Attacker(log, attack.needs, background, cut=cut, records=_RECORDS_OF_A_CONTROL)
         try:
             findings = attack.run(attacker, unwatched)
         except UnavailableError:
             return None
         score = _score(findings, Truth(log, records), background, self._settings)
         victims = {MIX: "an orthogonal mixing of channels", FIRST: "a fully connected layer"}
+        victims[PROBED] = f"a fully connected layer, probed along {PROBES} directions"
         victim = victims.get(where or "", "a network of two layers, whole")
         return Control(victim=victim, value=score.value.mean, needed=score.threshold)
 

@@ -33,14 +33,22 @@ class Truth:
         Raises:
             ValueError: The log has no truth for it.
         """
+        return self._records(self.indices(number))
+
+    def indices(self, number: int) -> tuple[int, ...]:
+        """Their places in the training set.
+
+        Raises:
+            ValueError: The log has no truth for it.
+        """
         if number in self._origins:
-            return self._records(self._origins[number].indices)
+            return self._origins[number].indices
         message = self._messages[number]
         steps = [] if message.client is None else self._log.worked_on(message.client, message.round)
         indices = tuple(index for step in steps for index in step)
         if not indices:
             raise ValueError(f"The truth beside the log does not say which records message {number} came from.")
-        return self._records(indices)
+        return indices
 
     def client(self, number: int) -> int:
         """Whose message it is."""

@@ -14,6 +14,7 @@ from attacks.audit.truth import auxiliary_records, batch_sizes_of, records_of
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
+from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.cli.job import Run, configured_optimizer
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.report.leakage import CutLeakage
@@ -51,6 +52,7 @@ def attack_log(
         auxiliary=None if loader is None else auxiliary_records(loader, name),
         server_weights=run.model.state_dict(),
         client_weights=client_weights,
+        probing=run.strategy.algorithm if isinstance(run.strategy.algorithm, ForwardOnly) else None,
         optimizer=None
         if optimizer is None
         else LocalOptimizer.of(
