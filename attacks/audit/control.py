@@ -29,7 +29,7 @@ FIRST = "first"
 """Cut behind a fully connected layer, whose gradient shows a single input exactly."""
 PROBED = "probed"
 """The same cut, of clients that run forward only and probe their weights along many directions."""
-PROBES = 256
+PROBES = 128
 """How many: the control's images have 25 degrees of freedom in every channel, so that these leave none open."""
 _PROBING = HOSFL(probes=PROBES, mu=1e-3, distribution="rademacher")
 

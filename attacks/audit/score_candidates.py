@@ -79,25 +79,21 @@ def _among_the_best(scores_N: np.ndarray, own: Sequence[int]) -> Tensor:
 
 
 def _p_value(scores: Sequence[np.ndarray], used: Sequence[Sequence[int]]) -> float:
-    """How often a mean is as high by chance, one-sided: the batches are dealt out anew, each over the whole pool."""
+    """How often the mean is as high by chance, one-sided: every batch is dealt out anew over the whole pool."""
     draw = generator(0, "permutation")
-    records = sum(map(len, used))
-    ranked = [rankdata(score) for score in scores]
+    ranks = [rankdata(score) for score in scores]
 
-    def mean(dealt: Sequence[Sequence[int]]) -> float:
-        # Of a batch of n, ranks R among all N: Σ(R − (n + 1)/2) / (N − n) candidates outside it are below.
-        return (
-            sum(
-                (ranks[list(own)].sum() - len(own) * (len(own) + 1) / 2) / (len(ranks) - len(own))
-                for ranks, own in zip(ranked, dealt, strict=True)
-            )
-            / records
-        )
+    def total(dealt: Sequence[np.ndarray]) -> float:
+        # Of a batch of n, ranks R among all N: Σ R − n(n + 1)/2 pairs of one of it above one outside, of N − n each.
+        above = [
+            (ranked[own].sum() - len(own) * (len(own) + 1) / 2) / (len(ranked) - len(own))
+            for ranked, own in zip(ranks, dealt, strict=True)
+        ]
+        return float(sum(above))
 
-    found = mean(used)
-    reached = sum(
-        mean([draw.permutation(len(ranks))[: len(own)] for ranks, own in zip(ranked, used, strict=True)])
-        >= found - 1e-12
-        for _ in range(_PERMUTATIONS)
-    )
-    return float((1 + reached) / (1 + _PERMUTATIONS))
+    found = total([np.asarray(own) for own in used])
+    reached = 0
+    for _ in range(_PERMUTATIONS):
+        dealt = [draw.permutation(len(ranked))[: len(own)] for ranked, own in zip(ranks, used, strict=True)]
+        reached += total(dealt) >= found - 1e-12
+    return (1 + reached) / (1 + _PERMUTATIONS)

@@ -16,7 +16,10 @@ from attacks.scalars.prior import Prior
 from attacks.scalars.probed import Probed
 from attacks.threat import ThreatModel
 
-_LEAST_STEP = 1 / 64
+_HALVINGS = 5
+"""How often a step may be halved until it explains more."""
+_LEAST_GAIN = 0.9
+"""A step that leaves more than this share unexplained is the last."""
 _FLOAT32_EPS = torch.finfo(torch.float32).eps
 
 
@@ -31,15 +34,13 @@ class InvertingScalars:
         x ← m + C Jᵀ (J C Jᵀ + σ²)⁻¹ (s − s(x) + J (x − m)),   J = ∂s/∂x,
 
     the iterated Kalman update (Bell and Cathey 1993), halved as long as it does not explain s better. σ is the rounding
-    error of s. Ours: nobody has published an attack on these messages.
+    error of s. Ours: we know of no published attack on these messages.
 
     Args:
         iterations: Updates, each P + 1 forward and backward passes.
-        enough: Stop when the relative squared distance to the scalars is not above this.
     """
 
     iterations: int = 6
-    enough: float = 1e-12
 
     name: ClassVar[str] = "inverting scalars"
     needs: ClassVar[ThreatModel] = OF_SCALARS
@@ -47,8 +48,6 @@ class InvertingScalars:
     def __post_init__(self) -> None:
         if self.iterations < 1:
             raise ValueError(f"iterations={self.iterations} is not accepted: give an integer of at least 1.")
-        if not self.enough >= 0:
-            raise ValueError(f"enough={self.enough} is not accepted: give a number of at least 0.")
 
     @property
     def budget(self) -> str:
@@ -91,27 +90,27 @@ class InvertingScalars:
         mean_BCHW = prior.mean_CHW.expand(probed.records, *space.shape_CHW)
         if not bool(sent_P.any()) or not bool(sent_P.isfinite().all()):
             return Reconstruction(unit_BCHW=mean_BCHW, fit=1.0, iterations=0)
-        point_BCHW = mean_BCHW
-        apart_P = sent_P - probed.scalars(point_BCHW)
+        point_BCHW, (made_P, slopes_PBN) = mean_BCHW, probed.with_slopes(mean_BCHW)
         steps = 0
-        while steps < self.iterations and _relative(apart_P, sent_P) > self.enough:
-            steps += 1
-            slopes_PBN = probed.slopes(point_BCHW)
+        while steps < self.iterations:
+            before = float((sent_P - made_P).norm())
             noise = probed.rounding(point_BCHW) + _FLOAT32_EPS * float(sent_P.norm())
-            goal_BCHW = prior.given(slopes_PBN, apart_P, point_BCHW, noise)
-            share = 1.0
-            while share >= _LEAST_STEP:
-                tried_BCHW = point_BCHW + share * (goal_BCHW - point_BCHW)
-                tried_P = sent_P - probed.scalars(tried_BCHW)
-                if float(tried_P.norm()) < float(apart_P.norm()):
+            goal_BCHW = prior.given(slopes_PBN, sent_P - made_P, point_BCHW, noise)
+            for halvings in range(_HALVINGS):
+                tried_BCHW = point_BCHW.lerp(goal_BCHW, 0.5**halvings)
+                tried_P, tried_PBN = probed.with_slopes(tried_BCHW)
+                if (left := float((sent_P - tried_P).norm())) < before:
                     break
-                share /= 2
             else:
-                break
-            point_BCHW, apart_P = tried_BCHW, tried_P
+                break  # nothing on the way explains more
+            point_BCHW, made_P, slopes_PBN = tried_BCHW, tried_P, tried_PBN
+            steps += 1
             progress(steps / self.iterations)
+            # Down to rounding there is nothing left to explain.
+            if left <= noise * len(sent_P) ** 0.5 or left > _LEAST_GAIN * before:
+                break
         progress(1.0)
-        return Reconstruction(unit_BCHW=point_BCHW, fit=min(1.0, _relative(apart_P, sent_P)), iterations=steps)
+        return Reconstruction(unit_BCHW=point_BCHW, fit=min(1.0, _relative(sent_P - made_P, sent_P)), iterations=steps)
 
 
 def _relative(apart_P: Tensor, sent_P: Tensor) -> float:

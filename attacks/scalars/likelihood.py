@@ -20,10 +20,11 @@ _FLOAT32_EPS = torch.finfo(torch.float32).eps
 class ScalarLikelihood:
     """Candidates ranked by how likely they make the scalars that were sent.
 
-    A candidate in the place of record b adds ⟨λ_b, f_c(x; θ + μuₚ) − f_c(x; θ)⟩ to scalar p, which the attacker computes
-    exactly. A batch of one is then ranked by −Σₚ (sₚ − aₚ)². In larger batches the other records are unknown: they are
-    taken for draws from the pool, with its mean and covariance, and a candidate scores the likelihood of s with it in
-    the batch against that without (:func:`likelihood_ratios`). Ours: nobody has published an attack on these messages.
+    A candidate in the place of record b adds ⟨λ_b, f_c(x; θ + μuₚ) − f_c(x; θ)⟩ to scalar p, which the attacker
+    computes exactly. A batch of one is then ranked by −Σₚ (sₚ − aₚ)². In larger batches the other records are unknown:
+    they are taken for draws from the pool, with its mean and covariance, and a candidate scores the likelihood of s
+    with it in the batch against that without (:func:`likelihood_ratios`). Ours: we know of no published attack on
+    these messages.
     """
 
     name: ClassVar[str] = "candidates by scalars"
@@ -59,7 +60,7 @@ class ScalarLikelihood:
 
 
 def likelihood_ratios(contributions_NBP: Tensor, scalars_P: Tensor, noise: float) -> Tensor:
-    """log p(s | candidate is in the batch) − log p(s | nothing known), (N,) in float64.
+    """The logarithm of p(s | candidate is in the batch) / p(s | nothing known), (N,) in float64.
 
     With means m_b and covariances V_b over the pool of what a record in place b adds, and s the sum over places plus
     noise: p(s) = N(Σm_b, ΣV_b + σ²), and with the candidate in place b, N(a_b + Σ_{b'≠b} m_b', Σ_{b'≠b} V_b' + σ²).
@@ -80,13 +81,15 @@ def likelihood_ratios(contributions_NBP: Tensor, scalars_P: Tensor, noise: float
     by_place_BN = torch.stack(
         [_log_density(rest_P - apart_NBP[:, place], total_PP - covariance_BPP[place]) for place in range(places)]
     )
-    return by_place_BN.logsumexp(0) - math.log(places) - whole
+    ratios_N: Tensor = by_place_BN.logsumexp(0) - math.log(places) - whole
+    return ratios_N
 
 
 def _log_density(apart_NP: Tensor, covariance_PP: Tensor) -> Tensor:
-    """log N(apart; 0, covariance), without the constant that all have; (N,)."""
+    """The logarithm of N(apart; 0, covariance), but for a constant; (N,)."""
     values_P, vectors_PP = torch.linalg.eigh(covariance_PP)
     # What rounding leaves of eigenvalues must not be below what numbers can tell.
     least = torch.finfo(values_P.dtype).eps * values_P[-1].clamp_min(torch.finfo(values_P.dtype).tiny)
     values_P = values_P.clamp_min(float(least))
-    return -((apart_NP @ vectors_PP).square() / values_P).sum(1) / 2 - values_P.log().sum() / 2
+    squared_N: Tensor = ((apart_NP @ vectors_PP).square() / values_P).sum(1)
+    return -(squared_N + values_P.log().sum()) / 2

@@ -1,6 +1,7 @@
 """From messages of seeds and scalars to what attacks on them take."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from attacks.threat import Knowledge, ThreatModel
 from lightning_sfl.algorithms.forward_only import Surrogate
 from lightning_sfl.link.message import Message, MessageKind
 from lightning_sfl.zeroth_order.directions import Directions, Distribution
+
+_KEPT_BYTE = 2**28
+"""As much of the directions is kept, since every guess is probed along the same ones."""
 
 OF_SCALARS = ThreatModel(
     name="white box of seeds and scalars",
@@ -103,11 +107,11 @@ def last_measurements(attacker: Attacker) -> list[Measurement]:
     return chosen
 
 
-def _forward(attacker: Attacker, weights: dict[str, Tensor], seeds_P: Tensor) -> ForwardAt:
+def _forward(attacker: Attacker, weights: Mapping[str, Tensor], seeds_P: Tensor) -> ForwardAt:
     """The client's half, with its weights as they are or moved along one of the directions."""
     program, probing = attacker.program, attacker.probing
     name, _, _ = program.image_input(1)
-    directions = Directions(program.module, seeds_P, Distribution(probing.distribution))
+    directions = Directions(program.module, seeds_P, Distribution(probing.distribution), keeps_byte=_KEPT_BYTE)
     moved_names = [own for own in weights if own in program.trained]
 
     def at(probe: int | None) -> dict[str, Tensor]:

@@ -46,21 +46,18 @@ class Probed:
         """The scalars of a batch of unit images, (P,) in float64."""
         with torch.no_grad():
             here = self._smashed(None, unit_BCHW)
-            found = [
-                torch.stack(
-                    [
-                        ((wide(there) - wide(anchor)).double() * gradient.double()).sum()
-                        for there, anchor, gradient in zip(self._smashed(probe, unit_BCHW), here, self._seen, strict=True)
-                    ]
-                ).sum()
-                for probe in range(self._probes)
-            ]
+            found = [self._scalar(self._smashed(probe, unit_BCHW), here) for probe in range(self._probes)]
         return torch.stack(found)
 
-    def slopes(self, unit_BCHW: Tensor) -> Tensor:
-        """How the scalars follow the pixels, (P, B, C·H·W) in float64."""
-        here = self._slope(None, unit_BCHW)
-        return torch.stack([self._slope(probe, unit_BCHW) - here for probe in range(self._probes)])
+    def with_slopes(self, unit_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The scalars of a batch of unit images, (P,), and how they follow its pixels, (P, B, C·H·W); in float64."""
+        here, slope_here = self._with_slope(None, unit_BCHW)
+        scalars, slopes = [], []
+        for probe in range(self._probes):
+            there, slope_there = self._with_slope(probe, unit_BCHW)
+            scalars.append(self._scalar(there, here))
+            slopes.append(slope_there - slope_here)
+        return torch.stack(scalars), torch.stack(slopes)
 
     def contributions(self, unit_NCHW: Tensor) -> Tensor:
         """What each image would add to the scalars in the place of each record of the batch, (N, B, P) in float64."""
@@ -89,15 +86,20 @@ class Probed:
         """λ for so many crossing tensors; the last ones may have none."""
         return (*self._cut_gradients, *(None for _ in range(count - len(self._cut_gradients))))
 
-    def _slope(self, probe: int | None, unit_BCHW: Tensor) -> Tensor:
+    def _scalar(self, there: Sequence[Tensor], here: Sequence[Tensor]) -> Tensor:
+        parts = [
+            ((wide(moved) - wide(anchor)).double() * gradient.double()).sum()
+            for moved, anchor, gradient in zip(there, here, self._seen, strict=True)
+        ]
+        return torch.stack(parts).sum()
+
+    def _with_slope(self, probe: int | None, unit_BCHW: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         with torch.enable_grad():
             guess = unit_BCHW.detach().clone().requires_grad_()
-            parts = [
-                (wide(there) * gradient).sum()
-                for there, gradient in zip(self._smashed(probe, guess), self._seen, strict=True)
-            ]
+            sent = self._smashed(probe, guess)
+            parts = [(wide(there) * gradient).sum() for there, gradient in zip(sent, self._seen, strict=True)]
             (slope,) = torch.autograd.grad(torch.stack(parts).sum(), guess)
-        return slope.double().flatten(1)
+        return tuple(tensor.detach() for tensor in sent), slope.double().flatten(1)
 
     def _contributed(self, unit_NCHW: Tensor) -> Tensor:
         here = self._smashed(None, unit_NCHW)
