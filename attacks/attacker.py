@@ -63,8 +63,9 @@ class Background:
         auxiliary: Records of the kind that clients hold, of which none is under attack.
         outside: Records of another kind.
         server_weights: The model's weights, by name, of which the server's half is as it was at the newest message.
-        client_weights: The model's weights, by name, that the newest step of the log was made with. Needed only where
-            no broadcast says so (clients that draw their updates from seeds).
+        client_weights: The model's weights, by name, that a step of the log was made with. Needed only where no
+            broadcast says so (clients that draw their updates from seeds).
+        client_weights_step: Which step; None: the newest.
         optimizer: How clients step.
         probing: How clients probe that run forward only.
         candidates: Records with those under attack among them.
@@ -77,6 +78,7 @@ class Background:
     outside: Records | None = None
     server_weights: Mapping[str, Tensor] | None = None
     client_weights: Mapping[str, Tensor] | None = None
+    client_weights_step: int | None = None
     optimizer: LocalOptimizer | None = None
     probing: ForwardOnly | None = None
     candidates: Pool | None = None
@@ -254,15 +256,27 @@ class Attacker:
 
     @property
     def latest_client_weights(self) -> Mapping[str, Tensor]:
-        """The clients' half at the newest step, by name, where no broadcast says so.
+        """The clients' half at :attr:`client_weights_step`, by name, where no broadcast says so.
 
         Raises:
             UnavailableError: It is not known.
         """
-        weights = self._given(self._background.client_weights, Knowledge.CLIENT_WEIGHTS)
+        self._require(Knowledge.CLIENT_WEIGHTS)
+        weights = self._background.client_weights
+        if weights is None:
+            raise UnavailableError(
+                "it needs client_weights, which this audit was not given, and clients are sent none: give a checkpoint"
+                " that a step of this log began with (--ckpt_path), as 'tradeoff' leaves beside every log."
+            )
         split = self._background.program(self.cut).split
         held = None if split is None else {*split.client_parameters, *split.client_buffers}
         return {name: tensor for name, tensor in weights.items() if held is None or name in held}
+
+    @property
+    def client_weights_step(self) -> int | None:
+        """Which step that was; None: the newest."""
+        self._require(Knowledge.CLIENT_WEIGHTS)
+        return self._background.client_weights_step
 
     def _given(self, found: Fact | None, fact: Knowledge) -> Fact:
         self._require(fact)

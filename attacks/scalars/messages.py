@@ -56,7 +56,7 @@ class Measurement:
 
 
 def last_measurements(attacker: Attacker) -> list[Measurement]:
-    """The scalars that every client sent in the newest step; no more clients than the audit attacks.
+    """The scalars that every client sent in the step whose weights are known; no more clients than the audit attacks.
 
     Clients' means, which are sent back and replayed to those who were away, are of all clients together and not taken
     for a single one's.
@@ -70,7 +70,8 @@ def last_measurements(attacker: Attacker) -> list[Measurement]:
     uploaded = [message for message in attacker.messages(MessageKind.SCALARS) if message.is_uplink]
     if not uploaded:
         raise UnavailableError("no client sent scalars: clients backpropagate, or the server computes their losses.")
-    last = max(message.step for message in uploaded)
+    known = attacker.client_weights_step
+    last = max(message.step for message in uploaded) if known is None else known
     probing = attacker.probing
     if probing.surrogate is not Surrogate.CUT_GRADIENT:
         raise UnavailableError(

@@ -28,6 +28,7 @@ def attack_log(
     progress: Callable[[float], None],
     *,
     client_weights: Mapping[str, Tensor] | None = None,
+    client_weights_step: int | None = None,
 ) -> list[CutLeakage]:
     """Attack a run's messages at some cuts; see :func:`attacks.audit.run.audit`.
 
@@ -37,7 +38,8 @@ def attack_log(
         cuts: The cuts; None among them: clients hold the whole model.
         settings: How to attack.
         progress: Told the share of the work done.
-        client_weights: The weights that the newest step was made with, where no broadcast says so.
+        client_weights: The weights that a step was made with, where no broadcast says so.
+        client_weights_step: Which step; None: the newest.
 
     Raises:
         ValueError: The messages are those of another model.
@@ -52,6 +54,7 @@ def attack_log(
         auxiliary=None if loader is None else auxiliary_records(loader, name),
         server_weights=run.model.state_dict(),
         client_weights=client_weights,
+        client_weights_step=client_weights_step,
         probing=run.strategy.algorithm if isinstance(run.strategy.algorithm, ForwardOnly) else None,
         optimizer=None
         if optimizer is None

@@ -1,7 +1,8 @@
 """`lightning-sfl audit`: attack a message log, or the messages that a checkpoint's next round would send."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.progress import Progress
@@ -19,6 +20,7 @@ from lightning_sfl.cli.job import (
     write_report,
 )
 from lightning_sfl.link.log import MessageLog
+from lightning_sfl.link.message import MessageKind
 
 if TYPE_CHECKING:
     from lightning_sfl.cli.app import SplitCLI
@@ -28,7 +30,8 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
     """Carry the command out.
 
     Raises:
-        ValueError: Neither a checkpoint nor a log is given, or the log's cut is not the configured one.
+        ValueError: Neither a checkpoint nor a log is given, the log's cut is not the configured one, or clients are
+            sent no weights and no step of the log began with the checkpoint.
     """
     if ckpt_path is None and log_folder is None:
         raise ValueError("audit needs a trained model or what it sent: give --ckpt_path FILE or --log FOLDER.")
@@ -44,9 +47,12 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
         run.trainer.validate(run.model, datamodule=run.data, verbose=False)
         accuracy = metric_of(run.trainer, settings.metric)
     rounds = 0
+    step: int | None = None
     if log is None:
         log = _one_round(run)
         rounds = 1
+    elif ckpt_path is not None and run.strategy.has_fixed_norms:
+        step = _step_begun_with(checkpoint, ckpt_path, log)
     names = cuts_of(log)
     if not names:
         raise ValueError(f"log={log_folder!r} holds no whole message, so there is nothing to attack.")
@@ -63,6 +69,7 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
             privacy,
             lambda share: bar.update(task, completed=share),
             client_weights=None if ckpt_path is None else checkpoint["state_dict"],
+            client_weights_step=step,
         )
     optimizer = configured_optimizer(run.model)
     rows = [
@@ -81,6 +88,22 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
     report = make_report(settings.title, settings.metric, rows, {**source, **held, "torch threads": torch_threads()})
     write_report(report, output, loggers)
     print(f"Wrote {output / 'report.html'} and {output / 'report.json'}.")
+
+
+def _step_begun_with(checkpoint: Mapping[str, Any], ckpt_path: str, log: MessageLog) -> int:
+    """The step of a log that began with a checkpoint's weights, where clients are sent none."""
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
+    step: int = checkpoint["global_step"] if progress is None else progress["total"]["processed"]
+    steps = sorted({message.step for message in log.messages(kinds=[MessageKind.SMASHED])})
+    if step not in steps:
+        held = f"{steps[0]} to {steps[-1]}" if steps else "none"
+        raise ValueError(
+            f"ckpt_path={ckpt_path!r}: step {step} begins with its weights, and the log holds steps {held} (counted"
+            " from 0). Clients that run forward only are sent no weights, so what they sent can be attacked only with"
+            " those of a checkpoint that was saved just before one of these steps, such as 'tradeoff' leaves beside"
+            " every log."
+        )
+    return step
 
 
 _QUIET: dict[str, object] = {

@@ -19,6 +19,7 @@ from lightning_sfl.cli.job import (
     torch_threads,
     write_report,
 )
+from lightning_sfl.cli.kept_weights import KeptWeights
 from lightning_sfl.cut.find import Cut
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.report.report import CutRow
@@ -110,17 +111,28 @@ def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
     )
     log = MessageLog(keep_rounds=1)  # the newest messages, made by the model as trained
     run.strategy.message_log = log
+    kept = KeptWeights() if run.strategy.has_fixed_norms else None
+    if kept is not None:
+        run.trainer.callbacks.append(kept)  # type: ignore[attr-defined]
     start = time.perf_counter()
     run.trainer.fit(run.model, datamodule=run.data)
     wall_s = time.perf_counter() - start
     run.trainer.validate(run.model, datamodule=run.data, verbose=False)
     accuracy = metric_of(run.trainer, config.report.metric)
     log.save(folder / "log")
+    if kept is not None:
+        kept.save(folder / "weights.ckpt")
     costs = run.profile([cut], run.trainer.optimizers[0])
     with Progress() as bar:
         task = bar.add_task(f"Attacking {cut.name}", total=1.0)
         (leakage,) = attack_log(
-            run, log, [cut.name], cli.config_init["tradeoff"].privacy, lambda share: bar.update(task, completed=share)
+            run,
+            log,
+            [cut.name],
+            cli.config_init["tradeoff"].privacy,
+            lambda share: bar.update(task, completed=share),
+            client_weights=None if kept is None else kept.weights,
+            client_weights_step=None if kept is None else kept.step,
         )
     return row(
         costs,
