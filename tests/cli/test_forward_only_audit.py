@@ -10,7 +10,8 @@ from cli_cases import quick, refusal, white_box, write
 from lightning_sfl.cli import main
 
 WHITE_BOX, INVERTING, LIKELIHOOD = "white-box inversion (scale-free)", "inverting scalars", "candidates by scalars"
-ATTACKS = [white_box(40), "inverting_scalars", "scalar_likelihood"]
+ONE_STEP = {"class_path": "attacks.scalars.inverting.InvertingScalars", "init_args": {"iterations": 1}}
+ATTACKS = [white_box(40), ONE_STEP, "scalar_likelihood"]
 
 
 def settings(algorithm: str) -> dict[str, Any]:
