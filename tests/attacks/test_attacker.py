@@ -18,6 +18,7 @@ from torch import nn
 from attacks.attacker import Attacker, Records, UnavailableError, UndeclaredError
 from attacks.local_optimizer import LocalOptimizer, Rule
 from attacks.threat import MALICIOUS_SERVER, Knowledge
+from lightning_sfl.algorithms import HOSFL
 from lightning_sfl.link.codecs import Chain, NearestUniform
 from lightning_sfl.link.link import LocalLink
 from lightning_sfl.link.log import MessageLog
@@ -34,6 +35,7 @@ HANDED_OVER = {
     Knowledge.QUERIES: lambda attacker: attacker.query(0, 0, 0),
     Knowledge.LOCAL_HYPERPARAMETERS: lambda attacker: attacker.optimizer,
     Knowledge.BATCH_SIZES: lambda attacker: attacker.batch_size(1, 2),
+    Knowledge.CANDIDATES: lambda attacker: attacker.candidates(0),
 }
 """How each is asked for. Batch statistics come with the messages they are read off."""
 
@@ -47,6 +49,14 @@ def victim():
     return module
 
 
+class NoPool:
+    def records(self, round):
+        return Records(images_BCHW=IMAGES[round : round + 1])
+
+    def places(self, round, indices):
+        raise AssertionError
+
+
 def everything(module, **changed):
     known = {
         "auxiliary": Records(images_BCHW=IMAGES[:1]),
@@ -55,6 +65,8 @@ def everything(module, **changed):
         "client_weights": module.state_dict(),
         "optimizer": LocalOptimizer(rule=Rule.SGD, learning_rate=0.1),
         "batch_size": lambda client, round: 10 * client + round,
+        "probing": HOSFL(),
+        "candidates": NoPool(),
     }
     return background_of(module, IMAGES, **known | changed)
 
@@ -158,6 +170,8 @@ def test_what_is_handed_over_is_what_there_is_to_know(log):
     assert attacker.outside is background.outside
     assert attacker.optimizer is background.optimizer
     assert attacker.batch_size(3, 7) == 37
+    assert attacker.probing is background.probing
+    assert torch.equal(attacker.candidates(2).images_BCHW, IMAGES[2:3])
     assert attacker.program.split.cut == "front"
     assert attacker_of(log, background=background, cut=None).program.split is None
 
@@ -171,6 +185,7 @@ def test_what_is_handed_over_is_what_there_is_to_know(log):
         ("client_weights", Knowledge.CLIENT_WEIGHTS),
         ("optimizer", Knowledge.LOCAL_HYPERPARAMETERS),
         ("batch_size", Knowledge.BATCH_SIZES),
+        ("candidates", Knowledge.CANDIDATES),
     ],
 )
 def test_what_is_not_there_is_named(log, name, fact):
@@ -276,5 +291,6 @@ def test_there_is_no_way_to_the_truth(log):
     assert set(shown) == {
         *("messages", "sees", "knows", "threat", "cut", "records", "program", "space", "auxiliary", "outside"),
         *("auxiliary_unit", "server_weights", "latest_client_weights", "optimizer", "batch_size", "query"),
+        *("client_weights_step", "probing", "candidates"),
     }
     assert isinstance(attacker, Attacker)
