@@ -78,11 +78,10 @@ def likelihood_ratios(contributions_NBP: Tensor, scalars_P: Tensor, noise: float
     total_PP = covariance_BPP.sum(0) + noise**2 * torch.eye(probes, dtype=scalars_P.dtype, device=scalars_P.device)
     rest_P = scalars_P - mean_BP.sum(0)
     whole = _log_density(rest_P[None], total_PP)
-    by_place_BN: Tensor = torch.stack(
+    by_place_BN = torch.stack(
         [_log_density(rest_P - apart_NBP[:, place], total_PP - covariance_BPP[place]) for place in range(places)]
     )
-    ratios_N: Tensor = by_place_BN.logsumexp(0) - math.log(places) - whole
-    return ratios_N
+    return by_place_BN.logsumexp(0) - math.log(places) - whole
 
 
 def _log_density(apart_NP: Tensor, covariance_PP: Tensor) -> Tensor:
@@ -91,5 +90,5 @@ def _log_density(apart_NP: Tensor, covariance_PP: Tensor) -> Tensor:
     # What rounding leaves of eigenvalues must not be below what numbers can tell.
     least = torch.finfo(values_P.dtype).eps * values_P[-1].clamp_min(torch.finfo(values_P.dtype).tiny)
     values_P = values_P.clamp_min(float(least))
-    squared_N: Tensor = ((apart_NP @ vectors_PP).square() / values_P).sum(1)
-    return (squared_N + values_P.log().sum()).div(-2)
+    density_N: Tensor = -(((apart_NP @ vectors_PP).square() / values_P).sum(1) + values_P.log().sum()) / 2
+    return density_N

@@ -77,8 +77,8 @@ def test_scalars_say_which_records_they_came_from(of_hosfl):
 
 @pytest.mark.parametrize(("algorithm", "least_db"), [(HOSL(probes=2), 30), (ZOSFL(probes=2), 25)])
 def test_where_the_server_computes_losses_the_first_pass_of_a_step_is_attacked(algorithm, least_db):
-    """HOSL sends its smashed data 5 times in a step, at first with the weights as they are; ZO-SFL 4 times, always moved
-    by μ = 1e-3, half a percent of these smashed data. No client sends scalars."""
+    """HOSL sends its smashed data 5 times in a step, at first with the weights as they are; ZO-SFL 4 times, always
+    moved by μ = 1e-3, half a percent of these smashed data. No client sends scalars."""
     callback = PrivacyAudit(ATTACKS, records=2)
 
     train(callback, steps=1, batch=1, algorithm=algorithm)
