@@ -3,15 +3,20 @@
 import dataclasses
 
 import pytest
+import torch
+from attack_cases import HandMadeLog, attacker_of, background_of, noise_images, two_halves, weights_of
 from audited import train, without_times
+from torch import nn
 
 from attacks import PrivacyAudit
 from attacks.audit.settings import AuditSettings
+from attacks.observation import last_observations
 from attacks.scalars.inverting import InvertingScalars
 from attacks.scalars.likelihood import ScalarLikelihood
 from attacks.smashed.white_box import FAITHFUL, WhiteBox
 from lightning_sfl.algorithms import HOSFL, HOSL, ZOSFL
 from lightning_sfl.link.log import MessageLog
+from lightning_sfl.link.message import MessageKind
 from lightning_sfl.report.leakage import Verdict
 
 ATTACKS = (WhiteBox(iterations=60, candidates=(FAITHFUL,)), InvertingScalars(iterations=1), ScalarLikelihood())
@@ -88,6 +93,20 @@ def test_where_the_server_computes_losses_the_first_pass_of_a_step_is_attacked(a
     assert cell.value.mean > least_db
     assert [left.attack for left in found.not_run] == [InvertingScalars.name, ScalarLikelihood.name]
     assert all("no client sent scalars" in left.reason.lower() for left in found.not_run)
+
+
+def test_of_several_messages_of_a_step_the_first_is_attacked():
+    """Those that follow it come from weights moved along directions."""
+    log = HandMadeLog()
+    module = two_halves(nn.Conv2d(1, 1, 1), noise_images(1, 1, 2))
+    for value in (1.0, 2.0, 3.0):
+        log.add(MessageKind.SMASHED, {"0": torch.full((1, 1, 2, 2), value)}, client=0, round=0, step=0)
+    background = background_of(module, noise_images(1, 1, 2), client_weights=weights_of(module, ""))
+
+    (found,) = last_observations(attacker_of(log, background=background))
+
+    assert found.number == 0
+    assert found.smashed[0].unique().tolist() == [1.0]
 
 
 def test_updates_of_first_order_clients_have_no_scalars():

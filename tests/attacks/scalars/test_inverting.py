@@ -129,8 +129,12 @@ def test_what_is_rebuilt_is_the_mean_of_the_posterior():
 
 
 def test_the_prior_keeps_the_variance_of_auxiliary_images():
-    """Both parts have the mean variance of a pixel, whatever their shares; and one thousandth beside the second."""
-    images = torch.rand(20, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    """Both parts have the mean variance of a pixel, whatever their shares; and one thousandth beside the second. Noise
+    added to mixtures of two patterns makes both shares large."""
+    draw = torch.Generator().manual_seed(1)
+    patterns = torch.rand(2, 1, 4, 4, dtype=torch.float64, generator=draw)
+    mixed = torch.einsum("mk,kchw->mchw", torch.rand(20, 2, dtype=torch.float64, generator=draw), patterns)
+    images = mixed + torch.rand(20, 1, 4, 4, dtype=torch.float64, generator=draw) / 2
     prior = Prior.of(images, ImageSpace(shape_CHW=(1, 4, 4)))
 
     low_rank = float(prior.factor_MN.square().sum()) / 16
