@@ -98,10 +98,10 @@ def test_where_the_server_computes_losses_the_first_pass_of_a_step_is_attacked(a
 def test_of_several_messages_of_a_step_the_first_is_attacked():
     """Those that follow it come from weights moved along directions."""
     log = HandMadeLog()
-    module = two_halves(nn.Conv2d(1, 1, 1), noise_images(1, 1, 2))
+    module = two_halves(nn.Conv2d(1, 1, 1), noise_images(2, 1, 2))
     for value in (1.0, 2.0, 3.0):
         log.add(MessageKind.SMASHED, {"0": torch.full((1, 1, 2, 2), value)}, client=0, round=0, step=0)
-    background = background_of(module, noise_images(1, 1, 2), client_weights=weights_of(module, ""))
+    background = background_of(module, noise_images(2, 1, 2), client_weights=weights_of(module, ""))
 
     (found,) = last_observations(attacker_of(log, background=background))
 
