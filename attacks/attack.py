@@ -59,6 +59,21 @@ class ScoredLabels:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RankedCandidates:
+    """How likely each of a pool of records is to be among those that one message stems from.
+
+    Attributes:
+        number: The message, whose truth scores them.
+        round: The round of the pool.
+        scores_N: One per candidate, in the order of the pool; higher is more likely.
+    """
+
+    number: int
+    round: int
+    scores_N: Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
     """What an attack brings back.
 
@@ -70,7 +85,9 @@ class Findings:
             in, and credits nobody with them.
     """
 
-    batches: tuple[RebuiltBatch, ...] | tuple[GuessedLabels, ...] | tuple[ScoredLabels, ...]
+    batches: (
+        tuple[RebuiltBatch, ...] | tuple[GuessedLabels, ...] | tuple[ScoredLabels, ...] | tuple[RankedCandidates, ...]
+    )
     budget: str
     bound: str = ""
     told: tuple[tuple[int, int, int], ...] = ()

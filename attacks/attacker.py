@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
 from attacks.session import OpenSession, Session
 from attacks.threat import Knowledge, ThreatModel
+from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.link.codecs import Draw, Form
 from lightning_sfl.link.coding import Coding
 from lightning_sfl.link.log import MessageSource
@@ -49,6 +50,18 @@ class Records:
     labels_B: Tensor | None = None
 
 
+class Pool(Protocol):
+    """Records with those under attack among them; who audits it fills it, and keeps to itself which they are."""
+
+    def records(self, round: int) -> Records:
+        """The images of a round's pool, in an order that says nothing."""
+        ...
+
+    def places(self, round: int, indices: Sequence[int]) -> list[int]:
+        """Where in it these records of the training set stand: for scoring, never for an attack."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Background:
     """What there is to know of a run besides its messages; who audits it gathers it, attacks are handed parts of it.
@@ -59,13 +72,16 @@ class Background:
         auxiliary: Records of the kind that clients hold, of which none is under attack.
         outside: Records of another kind.
         server_weights: The model's weights, by name, of which the server's half is as it was at the newest message.
-        client_weights: The model's weights, by name, that the newest step of the log was made with. Needed only where
-            no broadcast says so (clients that draw their updates from seeds).
+        client_weights: The model's weights, by name, that a step of the log was made with. Needed only where no
+            broadcast says so (clients that draw their updates from seeds).
+        client_weights_step: Which step; None: the newest.
         optimizer: How clients step.
         batch_sizes: How many records each of a client's steps of a round holds, by client and round.
         from_checkpoint: Whether the run began from weights that were trained before.
         sessions: Opens conversations with copies of clients; an audit has it made from the log and the true records.
         known_labels: Of some messages, given by their numbers, the classes that an attacker may know.
+        probing: How clients probe that run forward only.
+        candidates: Records with those under attack among them.
     """
 
     program: Callable[[str | None], Program]
@@ -74,11 +90,14 @@ class Background:
     outside: Records | None = None
     server_weights: Mapping[str, Tensor] | None = None
     client_weights: Mapping[str, Tensor] | None = None
+    client_weights_step: int | None = None
     optimizer: LocalOptimizer | None = None
     batch_sizes: Callable[[int, int], tuple[int, ...]] | None = None
     from_checkpoint: bool = False
     sessions: OpenSession | None = None
     known_labels: Callable[[Sequence[int]], KnownLabels] | None = None
+    probing: ForwardOnly | None = None
+    candidates: Pool | None = None
 
 
 class Attacker:
@@ -215,6 +234,23 @@ class Attacker:
         """
         return self._given(self._background.optimizer, Knowledge.LOCAL_HYPERPARAMETERS)
 
+    @property
+    def probing(self) -> ForwardOnly:
+        """How clients probe that run forward only.
+
+        Raises:
+            UnavailableError: It is not known.
+        """
+        return self._given(self._background.probing, Knowledge.LOCAL_HYPERPARAMETERS)
+
+    def candidates(self, round: int) -> Records:
+        """Records with those that a round's messages stem from among them.
+
+        Raises:
+            UnavailableError: There are none.
+        """
+        return self._given(self._background.candidates, Knowledge.CANDIDATES).records(round)
+
     def batch_sizes(self, client: int, round: int) -> tuple[int, ...]:
         """How many records each of a client's steps of a round holds, in their order.
 
@@ -304,15 +340,27 @@ class Attacker:
 
     @property
     def latest_client_weights(self) -> Mapping[str, Tensor]:
-        """The clients' half at the newest step, by name, where no broadcast says so.
+        """The clients' half at :attr:`client_weights_step`, by name, where no broadcast says so.
 
         Raises:
             UnavailableError: It is not known.
         """
-        weights = self._given(self._background.client_weights, Knowledge.CLIENT_WEIGHTS)
+        self._require(Knowledge.CLIENT_WEIGHTS)
+        weights = self._background.client_weights
+        if weights is None:
+            raise UnavailableError(
+                "it needs client_weights, which this audit was not given, and clients are sent none: give a checkpoint"
+                " that a step of this log began with (--ckpt_path), as 'tradeoff' leaves beside every log."
+            )
         split = self._background.program(self.cut).split
         held = None if split is None else {*split.client_parameters, *split.client_buffers}
         return {name: tensor for name, tensor in weights.items() if held is None or name in held}
+
+    @property
+    def client_weights_step(self) -> int | None:
+        """Which step that was; None: the newest."""
+        self._require(Knowledge.CLIENT_WEIGHTS)
+        return self._background.client_weights_step
 
     def _given(self, found: Fact | None, fact: Knowledge) -> Fact:
         self._require(fact)

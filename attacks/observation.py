@@ -47,8 +47,8 @@ def last_observations(attacker: Attacker) -> list[Observation]:
     """Of every client, the newest batch that can be attacked; no more clients than the audit attacks.
 
     Who knows the clients' weights takes the first batch of a round, which was computed with weights just broadcast:
-    later ones come from weights that the client has stepped on its own. Where weights are never broadcast, the newest.
-    Others take the newest batch of all.
+    later ones come from weights that the client has stepped on its own. Where weights are never broadcast, the first
+    batch of the step that they are known of. Others take the newest batch of all.
 
     Returns:
         The observations by ascending client.
@@ -69,7 +69,10 @@ def last_observations(attacker: Attacker) -> list[Observation]:
                 newest[key[0]] = message, broadcast[key].decoded()
         if not broadcast and first:
             weights = attacker.latest_client_weights
-            newest = {_client(m): (m, weights) for m in attacker.messages(MessageKind.SMASHED) if m.step == last}
+            known = last if attacker.client_weights_step is None else attacker.client_weights_step
+            for message in attacker.messages(MessageKind.SMASHED):
+                if message.step == known:  # the first of a step: weights are moved for those that follow it
+                    newest.setdefault(_client(message), (message, weights))
     else:
         newest = {_client(m): (m, {}) for m in attacker.messages(MessageKind.SMASHED)}
     if not newest:

@@ -24,6 +24,7 @@ from attacks.audit.victim import evaluating_at
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
+from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.cut.batch import first_records, named_tensors, replace_tensors
 from lightning_sfl.cut.find import copied_module, search
 from lightning_sfl.link.log import MessageLog
@@ -96,6 +97,7 @@ class PrivacyAudit(pl.Callback):
         self._rounds = 0
         self._template: Any = None
         self._weights: dict[str, torch.Tensor] | None = None
+        self._weights_step: int | None = None
         self._own_log: MessageLog | None = None
 
     @override
@@ -111,7 +113,8 @@ class PrivacyAudit(pl.Callback):
         if strategy.message_log is None or strategy.message_log is self._own_log:
             self._own_log = MessageLog(keep_rounds=self.keep_rounds)  # a log is of one fit
             strategy.message_log = strategy.link.log = self._own_log
-        self.leakage, self._rounds, self._template, self._weights = {}, 0, None, None
+        self.leakage, self._rounds, self._template = {}, 0, None
+        self._weights, self._weights_step = None, None
 
     @override
     def on_train_batch_start(
@@ -120,6 +123,7 @@ class PrivacyAudit(pl.Callback):
         """Where clients are sent no weights, keep those that the step is made with."""
         if _strategy_of(trainer).has_fixed_norms:
             self._weights = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.state_dict().items()}
+            self._weights_step = batch.step
 
     @override
     def on_train_batch_end(
@@ -164,6 +168,8 @@ class PrivacyAudit(pl.Callback):
                 auxiliary=_auxiliary(trainer, name),
                 server_weights={key: tensor.detach().cpu() for key, tensor in pl_module.state_dict().items()},
                 client_weights=self._weights,
+                client_weights_step=self._weights_step,
+                probing=strategy.algorithm if isinstance(strategy.algorithm, ForwardOnly) else None,
                 optimizer=LocalOptimizer.of(
                     trainer.optimizers[0],
                     steps=strategy.aggregate_every,
@@ -238,6 +244,7 @@ class LoggedStrategy(Protocol):
     """What the audit needs of a strategy."""
 
     cut: str | tuple[str, ...] | Mapping[int, str] | None
+    algorithm: object
     message_log: MessageLog | None
     link: "LoggedLink"
     server_inputs: tuple[str, ...]

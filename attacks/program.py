@@ -39,6 +39,7 @@ class Program:
 
     Attributes:
         dropout: The dropout that the victim has at work, by name; here it is off.
+        trained: Names of the parameters that the victim trains.
     """
 
     def __init__(
@@ -63,10 +64,10 @@ class Program:
             if isinstance(part, nn.modules.batchnorm._NormBase):
                 part.reset_running_stats()
                 part.training = part.training and f"{name}.running_mean" not in held
-        trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        self.trained = frozenset(name for name, own in module.named_parameters() if own.requires_grad)
         with torch.no_grad():
             for name, parameter in self._module.named_parameters():
-                if name in trained:
+                if name in self.trained:
                     parameter.zero_()
         self._step = step
         blank = {name: torch.zeros_like(tensor) for name, tensor in named_tensors(template).items()}

@@ -16,6 +16,8 @@ from attacks.labels.every_class import EveryClass
 from attacks.labels.logits import LogitGradients
 from attacks.labels.norm import GradientNorm
 from attacks.malicious.hijack import FeatureSpaceHijack
+from attacks.scalars.inverting import InvertingScalars
+from attacks.scalars.likelihood import ScalarLikelihood
 from attacks.smashed.decoder import Decoder
 from attacks.smashed.linear import LeastSquares
 from attacks.smashed.sdar import Sdar
@@ -46,6 +48,8 @@ ATTACKS: dict[str, type[Attack]] = {
     "smashed_clusters": SmashedClusters,
     "every_class": EveryClass,
     "logit_gradients": LogitGradients,
+    "inverting_scalars": InvertingScalars,
+    "scalar_likelihood": ScalarLikelihood,
 }
 """All attacks that can be named."""
 
@@ -63,6 +67,8 @@ DEFAULT = (
     "gradient_clusters",
     "every_class",
     "logit_gradients",
+    "inverting_scalars",
+    "scalar_likelihood",
 )
 """Those that run where none are named."""
 

@@ -26,11 +26,15 @@ class Knowledge(StrEnum):
     BATCH_STATISTICS = "batch_statistics"
     """How a batch moved the running statistics of batch normalisation, which cross with the weights."""
     LOCAL_HYPERPARAMETERS = "local_hyperparameters"
-    """How clients step: optimizer, learning rate, number of local steps."""
+    """How clients step: optimizer, learning rate, number of local steps; and, where they run forward only, how far and
+    along which kind of directions they move their weights."""
     BATCH_SIZES = "batch_sizes"
     """How many records a client's step holds."""
     KNOWN_LABELS = "known_labels"
     """The class of one record of each class among those that crossed, such as an accomplice's own."""
+    CANDIDATES = "candidates"
+    """A pool of records with those under attack among them, in an order that says nothing: what remains to be found out
+    is which were used. Whoever holds a record can ask that of it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,7 @@ _PUBLIC = frozenset(
         Knowledge.OUTSIDE_RECORDS,
         Knowledge.BATCH_SIZES,
         Knowledge.KNOWN_LABELS,  # whoever has a client among its accomplices knows that one's
+        Knowledge.CANDIDATES,
     }
 )
 

@@ -5,38 +5,31 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from attacks.attack import Attack, Findings, GuessedLabels, RebuiltBatch, ScoredLabels
-from attacks.attacker import AT_SECOND_CUT, Attacker, Background, KnownLabels, UnavailableError
+from attacks.attack import Attack, Findings
+from attacks.attacker import AT_SECOND_CUT, Attacker, Background, UnavailableError
 from attacks.audit.circumstances import of_log
 from attacks.audit.clients import client_sessions
-from attacks.audit.control import FIRST, MIX, control_run
+from attacks.audit.controls import Controls
 from attacks.audit.kept import Kept
-from attacks.audit.label_control import LABEL_CUT, LABELLED_RECORDS, label_control_run
 from attacks.audit.plain import plain_notes
+from attacks.audit.pool import CandidatePool
 from attacks.audit.resume import Once
-from attacks.audit.score import Score, score_images
-from attacks.audit.score_labels import score_labels
-from attacks.audit.score_order import score_order
+from attacks.audit.scored import findings_of, scored
 from attacks.audit.settings import AuditSettings
 from attacks.audit.truth import RecordsAt, Truth
 from attacks.audit.verdict import verdict
 from attacks.audit.victim import victim_of
-from attacks.images import ImageSpace
 from attacks.indicators.evidence import Evidence
 from attacks.indicators.registry import indicators
-from attacks.labels.label_attack import LabelAttack
 from attacks.reconstruction import Progress, unwatched
 from attacks.statistics.holm import holm
-from attacks.threat import Knowledge, who_could
+from attacks.threat import who_could
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.link.message import MessageKind
-from lightning_sfl.report.leakage import Control, CutLeakage, Leakage, NotRun, Verdict
+from lightning_sfl.report.leakage import CutLeakage, Leakage, NotRun, Verdict
 
 WHOLE_MODEL = "whole model"
 """What the cut is called of clients that hold all of the model."""
-_LABELS_RIGHT = 0.9
-"""From which share of right labels, or area under the ROC curve, on they count as recovered."""
-_RECORDS_OF_A_CONTROL = 2
 
 
 def cuts_of(log: MessageLog) -> list[str | None]:
@@ -91,10 +84,14 @@ def audit(
     for cut in chosen:
         _check_weights(log, background, cut)
     attacks = settings.chosen
-    background = dataclasses.replace(background, sessions=client_sessions(log, records, background))
     once = Once(kept, lambda: of_log(log, background, settings, chosen))
-    controls = _Controls(background.space, settings, once)
+    controls = Controls(background.space, settings, once)
     once.refuse_others([(attack, cut) for attack in attacks for cut in chosen], controls.where, background.space)
+    granted = dataclasses.replace(
+        background,
+        sessions=client_sessions(log, records, background),
+        candidates=CandidatePool(log, records, background.auxiliary),
+    )
     tried: list[_AtCut] = []
     for place, cut in enumerate(chosen):
         start = time.perf_counter()
@@ -105,7 +102,7 @@ def audit(
                 progress((before + share / len(attacks)) / len(chosen))
 
             try:
-                at_cut.ran.append(_try(attack, log, background, settings, cut, done, once))
+                at_cut.ran.append(_try(attack, log, granted, settings, cut, done, once))
                 at_cut.wall_s += at_cut.ran[-1].earlier_s + controls.make(attack, cut)
             except UnavailableError as error:
                 reason = _sentence(str(error))
@@ -120,7 +117,7 @@ def audit(
         [
             CutLeakage(
                 cut=at_cut.cut or WHOLE_MODEL,
-                cells=tuple(_cell(one, at_cut.cut, log, background, truth, settings, controls) for one in at_cut.ran),
+                cells=tuple(_cell(one, at_cut.cut, log, granted, truth, settings, controls) for one in at_cut.ran),
                 not_run=tuple(at_cut.not_run),
                 notes=plain_notes(log, at_cut.cut, truth, last),
                 wall_s=at_cut.wall_s,
@@ -206,13 +203,8 @@ def _try(
             f"the threat model {settings.threat_model.name!r} does not grant what it needs: {', '.join(lacking)}."
         )
     attacker = Attacker(log, attack.needs, background, cut=cut, records=settings.records)
-    found = once.run(attack, cut, lambda: _findings(attack, attacker, progress))
+    found = once.run(attack, cut, lambda: findings_of(attack, attacker, progress))
     return _Tried(attack, found.findings, found.cpu_s, found.earlier_s)
-
-
-def _findings(attack: Attack, attacker: Attacker, progress: Progress) -> Findings:
-    findings = attack.run(attacker, progress)
-    return dataclasses.replace(findings, told=tuple((*at, label) for at, label in attacker.told.items()))
 
 
 def _cell(
@@ -222,10 +214,10 @@ def _cell(
     background: Background,
     truth: Truth,
     settings: AuditSettings,
-    controls: "_Controls",
+    controls: Controls,
 ) -> Leakage:
     attack, findings = tried.attack, tried.findings
-    score = _score(findings, truth, background, settings)
+    score = scored(findings, truth, background, settings)
     return Leakage(
         cut=cut or WHOLE_MODEL,
         attack=attack.name,
@@ -255,83 +247,6 @@ def _cell(
         pictures=score.pictures,
         left_out={**score.left_out, **tried.left_out},
     )
-
-
-def _score(findings: Findings, truth: Truth, background: Background, settings: AuditSettings) -> Score:
-    images = tuple(batch for batch in findings.batches if isinstance(batch, RebuiltBatch))
-    if images:
-        return score_images(
-            images,
-            truth,
-            background.space,
-            background.auxiliary,
-            threshold_db=settings.recovered_db,
-            pictures=settings.pictures,
-        )
-    known: KnownLabels = {(number, place): label for number, place, label in findings.told}
-    scored = tuple(batch for batch in findings.batches if isinstance(batch, ScoredLabels))
-    if scored:
-        return score_order(scored, truth, known, threshold=_LABELS_RIGHT)
-    labels = tuple(batch for batch in findings.batches if isinstance(batch, GuessedLabels))
-    return score_labels(labels, truth, background.auxiliary, known, threshold=_LABELS_RIGHT)
-
-
-class _Controls:
-    """Every attack's control, made once for each kind of place."""
-
-    def __init__(self, space: ImageSpace, settings: AuditSettings, once: Once) -> None:
-        self._space = space
-        self._settings = settings
-        self._once = once
-        self._made: dict[tuple[Attack, str | None], Control | None] = {}
-        self._earlier_s = 0.0
-
-    def make(self, attack: Attack, cut: str | None) -> float:
-        """Run it, unless that is done.
-
-        Returns:
-            The wall time that it took in an earlier run.
-        """
-        key = self._key(attack, cut)
-        self._earlier_s = 0.0
-        if key not in self._made:
-            self._made[key] = self._run(attack, key[1])
-        return self._earlier_s
-
-    def where(self, attack: Attack, cut: str | None) -> str | None:
-        """Where its victim is cut."""
-        return self._key(attack, cut)[1]
-
-    def of(self, attack: Attack, cut: str | None) -> Control | None:
-        """How it went; None where the attack cannot be tried on it."""
-        return self._made[self._key(attack, cut)]
-
-    def _key(self, attack: Attack, cut: str | None) -> tuple[Attack, str | None]:
-        """Where the control's victim is cut so that this attack must succeed."""
-        if isinstance(attack, LabelAttack):
-            return attack, LABEL_CUT
-        if cut is None:
-            return attack, None
-        return attack, FIRST if MessageKind.CLIENT_UPDATE in attack.needs.sees else MIX
-
-    def _run(self, attack: Attack, where: str | None) -> Control | None:
-        if isinstance(attack, LabelAttack):
-            log, background, records = label_control_run(self._space, attack.victim)
-            count, victim = LABELLED_RECORDS, attack.victim.value
-        else:
-            normalised = Knowledge.BATCH_STATISTICS in attack.needs.knows
-            log, background, records = control_run(self._space, where, normalised=normalised)
-            victims = {MIX: "an orthogonal mixing of channels", FIRST: "a fully connected layer"}
-            count, victim = _RECORDS_OF_A_CONTROL, victims.get(where or "", "a network of two layers, whole")
-        background = dataclasses.replace(background, sessions=client_sessions(log, records, background))
-        attacker = Attacker(log, attack.needs, background, cut=where, records=count)
-        try:
-            found = self._once.run_control(attack, where, self._space, lambda: _findings(attack, attacker, unwatched))
-        except UnavailableError:
-            return None
-        self._earlier_s = found.earlier_s
-        score = _score(found.findings, Truth(log, records), background, self._settings)
-        return Control(victim=victim, value=score.value.mean, needed=score.threshold)
 
 
 def _listed(cuts: Sequence[str | None]) -> str:

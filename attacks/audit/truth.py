@@ -39,10 +39,18 @@ class Truth:
         Raises:
             ValueError: The log has no truth for it.
         """
+        return self._records(self.indices(number))
+
+    def indices(self, number: int) -> tuple[int, ...]:
+        """Their places in the training set.
+
+        Raises:
+            ValueError: The log has no truth for it.
+        """
         indices = self._indices(number)
         if not indices:
             raise ValueError(f"The truth beside the log does not say which records message {number} came from.")
-        return self._records(indices)
+        return indices
 
     def _indices(self, number: int) -> tuple[int, ...]:
         if number in self._origins:

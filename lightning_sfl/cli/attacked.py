@@ -16,6 +16,7 @@ from attacks.audit.victim import evaluating_at
 from attacks.images import ImageSpace
 from attacks.local_optimizer import LocalOptimizer
 from attacks.program import Program
+from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.cli.job import Run, configured_optimizer
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.report.leakage import CutLeakage
@@ -30,6 +31,7 @@ def attack_log(
     *,
     server_weights: Mapping[str, Tensor] | None,
     client_weights: Mapping[str, Tensor] | None = None,
+    client_weights_step: int | None = None,
     from_checkpoint: bool = False,
     kept: Kept | None = None,
 ) -> list[CutLeakage]:
@@ -42,7 +44,8 @@ def attack_log(
         settings: How to attack.
         progress: Told the share of the work done.
         server_weights: The model's weights after the newest message; None where only messages are left of the run.
-        client_weights: The weights that the newest step was made with, where no broadcast says so.
+        client_weights: The weights that a step was made with, where no broadcast says so.
+        client_weights_step: Which step; None: the newest.
         from_checkpoint: Whether the run began from a checkpoint.
         kept: Where findings are kept, to go on from after an interruption.
 
@@ -63,6 +66,8 @@ def attack_log(
         auxiliary=None if loader is None else auxiliary_records(loader, name),
         server_weights=server_weights,
         client_weights=client_weights,
+        client_weights_step=client_weights_step,
+        probing=run.strategy.algorithm if isinstance(run.strategy.algorithm, ForwardOnly) else None,
         optimizer=None
         if optimizer is None
         else LocalOptimizer.of(

@@ -1,7 +1,8 @@
 """`lightning-sfl audit`: attack a message log, or the messages that a checkpoint's next round would send."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.progress import Progress
@@ -20,6 +21,7 @@ from lightning_sfl.cli.job import (
     write_report,
 )
 from lightning_sfl.link.log import MessageLog
+from lightning_sfl.link.message import MessageKind
 
 if TYPE_CHECKING:
     from lightning_sfl.cli.app import SplitCLI
@@ -29,7 +31,8 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
     """Carry the command out; where the same command was interrupted, go on with what it found.
 
     Raises:
-        ValueError: Neither a checkpoint nor a log is given, or the log's cut is not the configured one.
+        ValueError: Neither a checkpoint nor a log is given, the log's cut is not the configured one, or clients are
+            sent no weights and no step of the log began with the checkpoint.
     """
     if ckpt_path is None and log_folder is None:
         raise ValueError("audit needs a trained model or what it sent: give --ckpt_path FILE or --log FOLDER.")
@@ -44,9 +47,12 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
         run.trainer.validate(run.model, datamodule=run.data, verbose=False)
         accuracy = metric_of(run.trainer, settings.metric)
     rounds = 0
+    step: int | None = None
     if log is None:
         log = _one_round(run)
         rounds = 1
+    elif ckpt_path is not None and run.strategy.has_fixed_norms:
+        step = _step_begun_with(checkpoint, ckpt_path, log)
     names = cuts_of(log)
     if not names:
         raise ValueError(f"log={log_folder!r} holds no whole message, so there is nothing to attack.")
@@ -67,6 +73,7 @@ def audit(cli: "SplitCLI", output: Path, ckpt_path: str | None, log_folder: str 
             client_weights=None if ckpt_path is None else checkpoint["state_dict"],
             from_checkpoint=log_folder is None,
             kept=kept,
+            client_weights_step=step,
         )
     print(used_text(kept), end="")
     optimizer = configured_optimizer(run.model)
@@ -98,6 +105,22 @@ def _second_cut(cli: "SplitCLI", log: MessageLog) -> dict[str, object]:
         return {}
     first = next(iter(cuts_of(log)), None)
     return {"trainer.strategy.init_args.cut": first if last is None else (first, last)}
+
+
+def _step_begun_with(checkpoint: Mapping[str, Any], ckpt_path: str, log: MessageLog) -> int:
+    """The step of a log that began with a checkpoint's weights, where clients are sent none."""
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
+    step: int = checkpoint["global_step"] if progress is None else progress["total"]["processed"]
+    steps = sorted({message.step for message in log.messages(kinds=[MessageKind.SMASHED])})
+    if step not in steps:
+        held = f"{steps[0]} to {steps[-1]}" if steps else "none"
+        raise ValueError(
+            f"ckpt_path={ckpt_path!r}: step {step} begins with its weights, and the log holds steps {held} (counted"
+            " from 0). Clients that run forward only are sent no weights, so what they sent can be attacked only with"
+            " those of a checkpoint that was saved just before one of these steps, such as 'tradeoff' leaves beside"
+            " every log."
+        )
+    return step
 
 
 _QUIET: dict[str, object] = {

@@ -24,6 +24,7 @@ from lightning_sfl.cli.job import (
     torch_threads,
     write_report,
 )
+from lightning_sfl.cli.kept_weights import KeptWeights, kept_weights
 from lightning_sfl.cli.trained import CHECKPOINT, earlier_training, forget, keep_trained
 from lightning_sfl.cut.find import Cut
 from lightning_sfl.link.log import MessageLog
@@ -155,6 +156,7 @@ def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
         trained = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
         run.model.load_state_dict(trained["state_dict"])
     kept = Kept(folder / "findings")
+    client_weights, step = kept_weights(folder)
     with Progress() as bar:
         task = bar.add_task(f"Attacking {cut.name}", total=1.0)
         (leakage,) = attack_log(
@@ -164,6 +166,8 @@ def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
             cli.config_init["tradeoff"].privacy,
             lambda share: bar.update(task, completed=share),
             server_weights=run.model.state_dict(),
+            client_weights=client_weights,
+            client_weights_step=step,
             kept=kept,
         )
     print(used_text(kept), end="")
@@ -174,12 +178,17 @@ def _train(run: Run, cut: Cut, folder: Path, metric: str) -> tuple[CutRow, Messa
     """Train a cut, and leave its log and its model in the folder."""
     log = MessageLog(keep_rounds=1)  # the newest messages, made by the model as trained
     run.strategy.message_log = log
+    kept = KeptWeights() if run.strategy.has_fixed_norms else None
+    if kept is not None:
+        run.trainer.callbacks.append(kept)  # type: ignore[attr-defined]
     start = time.perf_counter()
     run.trainer.fit(run.model, datamodule=run.data)
     wall_s = time.perf_counter() - start
     run.trainer.save_checkpoint(folder / CHECKPOINT, weights_only=True)
     run.trainer.validate(run.model, datamodule=run.data, verbose=False)
     log.save(folder / "log")
+    if kept is not None:
+        kept.save(folder)
     nothing_yet = CutLeakage(cut=cut.name, cells=(), not_run=(), wall_s=0.0)
     costs = row(
         run.profile([cut], run.trainer.optimizers[0]),

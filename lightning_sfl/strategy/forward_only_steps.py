@@ -13,6 +13,7 @@ from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.attendance import Stage
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.link.codecs.codec import NotFiniteError
+from lightning_sfl.link.log import Origin
 from lightning_sfl.link.message import SERVER, MessageKind, client_name
 from lightning_sfl.optimizers import pack_states
 from lightning_sfl.strategy.client_steps import ClientSteps
@@ -169,7 +170,8 @@ class ForwardOnlySteps(ClientSteps):
         participant.lost |= self.presence.is_lost(batches, client, Stage.BEFORE_UPLOAD)
         if participant.lost:
             return output, None
-        sent = self._send(batches, client, MessageKind.SCALARS, {"scalars": scalars}, uplink=True)
+        origin = Origin(client, batches.indices[client])
+        sent = self._send(batches, client, MessageKind.SCALARS, {"scalars": scalars}, uplink=True, origin=origin)
         return output, sent["scalars"]
 
     @override
@@ -312,7 +314,14 @@ class ForwardOnlySteps(ClientSteps):
         self._history.told(client)
 
     def _send(
-        self, batches: ClientBatches, client: int, kind: MessageKind, tensors: Mapping[str, Tensor], *, uplink: bool
+        self,
+        batches: ClientBatches,
+        client: int,
+        kind: MessageKind,
+        tensors: Mapping[str, Tensor],
+        *,
+        uplink: bool,
+        origin: Origin | None = None,
     ) -> dict[str, Tensor]:
         ends = (client_name(client), SERVER) if uplink else (SERVER, client_name(client))
         return self._link.send(
@@ -323,6 +332,7 @@ class ForwardOnlySteps(ClientSteps):
             step=batches.step,
             cut=self._rounds.cuts.of(client),
             tensors=tensors,
+            origin=origin,
         )
 
     @override

@@ -18,6 +18,7 @@ from torch import nn
 from attacks.attacker import Attacker, Records, UnavailableError, UndeclaredError
 from attacks.local_optimizer import LocalOptimizer, Rule
 from attacks.threat import MALICIOUS_SERVER, Knowledge
+from lightning_sfl.algorithms import HOSFL
 from lightning_sfl.link.codecs import Chain, NearestUniform
 from lightning_sfl.link.link import LocalLink
 from lightning_sfl.link.log import MessageLog
@@ -36,6 +37,7 @@ HANDED_OVER = {
     Knowledge.BATCH_SIZES: lambda attacker: attacker.batch_sizes(1, 2),
     Knowledge.BATCH_STATISTICS: lambda attacker: attacker.normalisations,
     Knowledge.KNOWN_LABELS: lambda attacker: attacker.known_labels([0]),
+    Knowledge.CANDIDATES: lambda attacker: attacker.candidates(0),
 }
 """How each is asked for. Batch statistics come with the messages they are read off."""
 
@@ -49,6 +51,14 @@ def victim():
     return module
 
 
+class NoPool:
+    def records(self, round):
+        return Records(images_BCHW=IMAGES[round : round + 1])
+
+    def places(self, round, indices):
+        raise AssertionError
+
+
 def everything(module, **changed):
     known = {
         "auxiliary": Records(images_BCHW=IMAGES[:1]),
@@ -58,6 +68,8 @@ def everything(module, **changed):
         "optimizer": LocalOptimizer(rule=Rule.SGD, learning_rate=0.1),
         "batch_sizes": lambda client, round: (10 * client, round),
         "known_labels": lambda numbers: {(numbers[0], 3): 7},
+        "probing": HOSFL(),
+        "candidates": NoPool(),
     }
     return background_of(module, IMAGES, **known | changed)
 
@@ -162,6 +174,8 @@ def test_what_is_handed_over_is_what_there_is_to_know(log):
     assert attacker.optimizer is background.optimizer
     assert attacker.batch_sizes(3, 7) == (30, 7)
     assert attacker.known_labels([5, 6]) == {(5, 3): 7}
+    assert attacker.probing is background.probing
+    assert torch.equal(attacker.candidates(2).images_BCHW, IMAGES[2:3])
     assert attacker.program.split.cut == "front"
     assert attacker_of(log, background=background, cut=None).program.split is None
 
@@ -176,6 +190,7 @@ def test_what_is_handed_over_is_what_there_is_to_know(log):
         ("optimizer", Knowledge.LOCAL_HYPERPARAMETERS),
         ("batch_sizes", Knowledge.BATCH_SIZES),
         ("known_labels", Knowledge.KNOWN_LABELS),
+        ("candidates", Knowledge.CANDIDATES),
     ],
 )
 def test_what_is_not_there_is_named(log, name, fact):
@@ -294,6 +309,6 @@ def test_there_is_no_way_to_the_truth(log):
         *("messages", "sees", "knows", "threat", "cut", "records", "program", "space", "auxiliary", "outside"),
         *("auxiliary_unit", "program_at", "normalisations", "server_weights", "latest_client_weights", "optimizer"),
         *("batch_sizes", "query", "session"),
-        *("known_labels", "told"),
+        *("known_labels", "told", "client_weights_step", "probing", "candidates"),
     }
     assert isinstance(attacker, Attacker)
