@@ -165,9 +165,7 @@ class Attacker:
     def program_at(self, cut: str | None) -> Program:
         """The model's program at a cut that the log has messages of; at None, the whole of it."""
         self._require(Knowledge.ARCHITECTURE)
-        if cut not in self._programs:
-            self._programs[cut] = self._background.program(cut)
-        return self._programs[cut]
+        return self._program_at(cut)
 
     @property
     def normalisations(self) -> Mapping[str, nn.Module]:
@@ -175,7 +173,7 @@ class Attacker:
         self._require(Knowledge.BATCH_STATISTICS)
         return {
             name: part
-            for name, part in self.program_at(self.cut).module.named_modules()
+            for name, part in self._program_at(self.cut).module.named_modules()
             if isinstance(part, nn.modules.batchnorm._BatchNorm)
             and part.training
             and part.track_running_stats
@@ -361,6 +359,11 @@ class Attacker:
         """Which step that was; None: the newest."""
         self._require(Knowledge.CLIENT_WEIGHTS)
         return self._background.client_weights_step
+
+    def _program_at(self, cut: str | None) -> Program:
+        if cut not in self._programs:
+            self._programs[cut] = self._background.program(cut)
+        return self._programs[cut]
 
     def _given(self, found: Fact | None, fact: Knowledge) -> Fact:
         self._require(fact)

@@ -62,6 +62,8 @@ DEFAULT = (
     "inverting_gradients",
     "inverting_half_gradients",
     "deep_leakage",
+    "one_step",
+    "linked_views",
     "gradient_norm",
     "gradient_direction",
     "gradient_clusters",

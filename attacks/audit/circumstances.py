@@ -33,10 +33,10 @@ def of_log(
 ) -> CircumstancesOf:
     """Gives the circumstances of an attack at a cut of a log; what does not depend on these is looked at once."""
     shared = {
+        **_known(background),
         "message log": log.fingerprint(),
         "batch sizes": digest(_batch_sizes(log)),
         "records": str(settings.records),
-        **_known(background),
     }
     programs = {cut: background.program(cut).fingerprint() for cut in cuts}
 

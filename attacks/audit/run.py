@@ -185,6 +185,7 @@ def _judged(cell: Leakage, p_adjusted: float) -> Leakage:
         threshold=cell.threshold,
         control=cell.control,
         bound=cell.bound,
+        records_beyond=cell.records_beyond,
     )
     return dataclasses.replace(cell, p_adjusted=p_adjusted, verdict=said, reason=reason)
 
@@ -236,6 +237,7 @@ def _cell(
         worst_record=score.worst_record,
         threshold=score.threshold,
         share_recovered=score.share_recovered,
+        records_beyond=score.records_beyond,
         others=score.others,
         control=controls.of(attack, cut),
         fit=score.fit,

@@ -17,6 +17,8 @@ from attacks.statistics.matching import matched
 from lightning_sfl.report.leakage import IMAGES_IN, Baseline, Interval, Picture, Pixels
 
 _LEAST_SSIM_SIDE = 7
+_BEYOND_DB = 10.0
+"""A tenth of the squared error of the best of all guesses: what no guess comes near."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,7 @@ class Score:
     fit: float | None
     pictures: tuple[Picture, ...]
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+    records_beyond: int = 0
 
 
 def score_images(
@@ -77,6 +80,7 @@ def score_images(
     looks = perceptual_distance(rebuilt_NCHW, true_NCHW)
     if not isinstance(looks, str):
         others[looks.name] = bootstrap_mean(looks.distance_N, clients_N)
+    best_guess_N = torch.stack(list(blind.values())).amax(0)
     fits = [batch.fit for batch in batches if batch.fit is not None]
     return Score(
         recovers="images",
@@ -95,6 +99,7 @@ def score_images(
         fit=sum(fits) / len(fits) if fits else None,
         pictures=_pictures(true_NCHW, rebuilt_NCHW, psnr_N, pictures),
         left_out={"LPIPS": looks} if isinstance(looks, str) else {},
+        records_beyond=int(((psnr_N >= threshold_db) & (psnr_N >= best_guess_N + _BEYOND_DB)).sum()),
     )
 
 

@@ -14,11 +14,13 @@ def verdict(
     threshold: float,
     control: Control | None,
     bound: str,
+    records_beyond: int = 0,
 ) -> tuple[Verdict, str]:
     """What a cell shows, and why.
 
     It leaks where the attack beats every guess beyond chance, wholly if a record passes the threshold: one record that
-    comes back is a breach. It is bounded only by a reason that holds for every attack. Else nothing is shown.
+    comes back is a breach. So it does where a record comes back that no guess comes near, though the mean over few and
+    unlike clients says nothing. It is bounded only by a reason that holds for every attack. Else nothing is shown.
     """
     if gain.low is None:
         return Verdict.INCONCLUSIVE, "Fewer than 2 records were attacked, so there is no interval and no test."
@@ -26,6 +28,12 @@ def verdict(
         if worst_record >= threshold:
             return Verdict.LEAKS, f"It beats {baseline}, and at least one record passes {threshold:g}."
         return Verdict.PARTLY, f"It beats {baseline}, but no record passes {threshold:g}."
+    if records_beyond:
+        many = "1 record comes" if records_beyond == 1 else f"{records_beyond} records come"
+        return Verdict.LEAKS, (
+            f"{many} back past {threshold:g} and far nearer than every guess for it, the nearest auxiliary image"
+            " included; the mean over clients is too uncertain to say more."
+        )
     if bound:
         return Verdict.BOUNDED, bound
     if control is None:

@@ -31,18 +31,22 @@ class LinkedViews:
     sometimes from a shallower one: what a deep cut hides, another message may show. Nobody tells the attacker which
     rows belong together. He rebuilds a batch by itself, sends the result through his copy of each other round's half,
     and takes a row for the same record's if the rebuilt record explains it far better than all other rebuilt records
-    and auxiliary images do (:func:`attacks.joint.links.links`), labels permitting. Then the images behind all of these
+    and auxiliary images do (:func:`attacks.joint.links.links`), labels permitting; what crossed at a wider cut he
+    rebuilds too, and sends the other way. Then the images behind all of these
     messages are sought together. A record whose own message the joint result explains much worse than before is taken
     from the single result: its link was wrong. (Ours; moving cuts make it possible.)
 
     Args:
         descent: How images are found, and the candidates for the prior.
         views: How many other messages of a client at most are added to the one under attack.
+        candidates: How many messages at wider cuts, newest first, are rebuilt by themselves to find out where they
+            belong.
         ratio: How much better a link explains a row than the next candidate must; of squared distances.
     """
 
     descent: WhiteBox = dataclasses.field(default_factory=WhiteBox)
     views: int = 4
+    candidates: int = 16
     ratio: float = 0.5
 
     name: ClassVar[str] = "all messages of a record jointly (rounds, cuts)"
@@ -51,13 +55,18 @@ class LinkedViews:
     def __post_init__(self) -> None:
         if self.views < 1:
             raise ValueError(f"views={self.views} is not accepted: give an integer of at least 1.")
+        if self.candidates < 0:
+            raise ValueError(f"candidates={self.candidates} is not accepted: give an integer of at least 0.")
         if not 0 < self.ratio < 1:
             raise ValueError(f"ratio={self.ratio} is not accepted: give a number above 0 and below 1.")
 
     @property
     def budget(self) -> str:
         """What it spends, in a line."""
-        return f"twice {self.descent.budget}; up to {self.views} other messages of the same client"
+        return (
+            f"twice {self.descent.budget}; up to {self.candidates} messages at wider cuts rebuilt to be linked, and up"
+            f" to {self.views} of the same client added"
+        )
 
     def run(self, attacker: Attacker, progress: Progress) -> Findings:
         """See :meth:`attacks.attack.Attack.run`."""
@@ -105,23 +114,38 @@ class LinkedViews:
         )
 
     def _views(self, attacker: Attacker, anchor: Observation, unit_BCHW: Tensor) -> list[View]:
-        space, auxiliary_BCHW = attacker.space, attacker.auxiliary_unit
         found: list[View] = []
+        rebuilt = 0
         for place, other in enumerate(earlier_observations(attacker, anchor)):
             if not _has_rows(other) or carries_nothing(other.smashed):
                 continue
-            forward = forward_of(attacker, other)
-            with torch.no_grad():
-                ours = forward(space.to_input(unit_BCHW))
-                distance_AB = explained(ours, other.smashed)
-                others_B = torch.full((other.records,), torch.inf, dtype=torch.float64)
-                if auxiliary_BCHW is not None:
-                    images = space.to_input(wide(auxiliary_BCHW[:_ALTERNATIVES]))
-                    others_B = explained(forward(images), other.smashed).amin(0)
-            pairs = links(distance_AB.masked_fill(_other_labels(anchor, other), torch.inf), others_B, self.ratio)
-            elements = sum(tensor[0].numel() for tensor in other.smashed)
-            found.append(View(place=place, pairs=tuple(pairs), elements=elements))
+            differs_AB = _other_labels(anchor, other)
+            pairs = dict(self._links(attacker, unit_BCHW, other, differs_AB))
+            if _elements(other) > _elements(anchor) and rebuilt < self.candidates:
+                # What a wider cut shows is rebuilt better, so that it tells more surely where it belongs.
+                first = dataclasses.replace(self.descent, candidates=self.descent.candidates[:1])
+                forward = forward_of(attacker, other)
+                own = first.reconstruct(other.smashed, forward, attacker.space, other.records)
+                rebuilt += 1
+                back = self._links(attacker, own.unit_BCHW, anchor, differs_AB.T)
+                pairs = {record: row for record, row in pairs.items() if row not in {row for row, _ in back}}
+                pairs |= {record: row for row, record in back}
+            found.append(View(place=place, pairs=tuple(sorted(pairs.items())), elements=_elements(other)))
         return most_telling(found, anchor.records, self.views)
+
+    def _links(
+        self, attacker: Attacker, unit_ACHW: Tensor, other: Observation, differs_AB: Tensor
+    ) -> list[tuple[int, int]]:
+        """Which rebuilt images explain which rows of another message."""
+        space, auxiliary_NCHW = attacker.space, attacker.auxiliary_unit
+        forward = forward_of(attacker, other)
+        with torch.no_grad():
+            distance_AB = explained(forward(space.to_input(unit_ACHW)), other.smashed)
+            others_B = torch.full((other.records,), torch.inf, dtype=torch.float64)
+            if auxiliary_NCHW is not None:
+                images = space.to_input(wide(auxiliary_NCHW[:_ALTERNATIVES]))
+                others_B = explained(forward(images), other.smashed).amin(0)
+        return links(distance_AB.masked_fill(differs_AB, torch.inf), others_B, self.ratio)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +177,11 @@ def _joint(attacker: Attacker, anchor: Observation, others: Mapping[int, Observa
         terms.append((of_rows(forward, images), other.smashed, 1.0))
     forward, sent = stacked(terms)
     return _Joint(forward, sent, records)
+
+
+def _elements(observation: Observation) -> int:
+    """How many numbers crossed of a record."""
+    return sum(tensor[0].numel() for tensor in observation.smashed)
 
 
 def _has_rows(observation: Observation) -> bool:

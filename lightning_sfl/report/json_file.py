@@ -24,6 +24,7 @@ UNITS = {
     "fit": "distance, relative to what was sent; 0 explains it wholly",
     "client_parameters": "count",
     "records": "count",
+    "records_beyond": "count",
     "clients": "count",
     "batch_sizes": "records",
     "round": "number of the round, from 0",

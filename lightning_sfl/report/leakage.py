@@ -147,6 +147,8 @@ class Leakage:
         worst_record: Of the record that was recovered best; of labels, of the client.
         threshold: From which value on a record counts as recovered.
         share_recovered: Share of the records at or above it.
+        records_beyond: How many records reach the threshold and come at least 10 dB nearer than every guess for that
+            record, the auxiliary image nearest to it among them. Of images alone.
         others: Further measures, by name.
         control: The same attack where it must succeed; None where none could be made.
         fit: How far what was sent is from what the attack's result would send, 0 being no distance: the attacker's own
@@ -186,6 +188,7 @@ class Leakage:
     budget: str
     cpu_s: float
     pictures: tuple[Picture, ...] = ()
+    records_beyond: int = 0
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property

@@ -71,7 +71,7 @@ def test_a_record_that_no_other_message_holds_is_not_found_in_one(monkeypatch):
     found, not_run = cells(run, LinkedViews(descent=ALONE))
 
     assert found == {}
-    assert "no record of the attacked batches was found in another message" in not_run[0].reason
+    assert "No record of the attacked batches was found in another message" in not_run[0].reason
 
 
 def test_batches_tied_by_batch_statistics_are_sought_whole():
@@ -99,13 +99,13 @@ def test_an_update_helps_where_the_smashed_data_say_little(monkeypatch):
 
     monkeypatch.setattr("audited.TinyNet", Narrow)
     run = train(log=MessageLog(), steps=2, batch=1)
-    descent = dataclasses.replace(ALONE, iterations=300)
-    (found,) = run.audit(AuditSettings(attacks=(descent, OneStep(descent=descent)), records=3))
+    descent = dataclasses.replace(ALONE, iterations=150)
+    (found,) = run.audit(AuditSettings(attacks=(descent, OneStep(descent=descent, shares=(0.0, 0.5))), records=1))
 
     alone, joint = found.cells
     assert alone.value.mean < 16
     assert joint.value.mean > 30
-    assert "share of the update 0.5" in joint.budget or "share of the update 0.1" in joint.budget
+    assert "share of the update 0.5" in joint.budget
 
 
 def test_an_update_that_does_not_help_is_left_out(monkeypatch):

@@ -62,9 +62,10 @@ def test_a_u_shape_is_not_the_single_cut_at_its_first(base):
 @pytest.mark.parametrize("log", ["u", "single"])
 def test_a_log_says_itself_whether_there_is_a_second_cut(base, recipe, log, tmp_path, capsys):
     """The recipe's own cuts give way to the log's, as single ones do."""
-    folder = str(base / log / "cuts" / "stem" / "log")
+    folder = base / log / "cuts" / "stem"
+    given = ["--config", str(base / f"{recipe}.yaml"), "--ckpt_path", str(folder / "model.ckpt")]
 
-    main(["audit", "--config", str(base / f"{recipe}.yaml"), "--log", folder, "--output", str(tmp_path / "out")])
+    main(["audit", *given, "--log", str(folder / "log"), "--output", str(tmp_path / "out")])
 
     (found,) = rows(tmp_path / "out")
     expected = rows(base / log)[0]

@@ -148,7 +148,7 @@ def named_numbers(value: object, name: str = "") -> Iterator[str]:
 
 
 def test_units_are_in_the_names_or_stated():
-    document = parsed(row(leakage=leakage(cell(), labels_cell())), weak_row())
+    document = parsed(row(leakage=leakage(cell(), labels_cell(), indicators={"dFIL": 1.0})), weak_row())
     names = set(named_numbers(document["cuts"]))
 
     assert {"accuracy", "client_training_memory_byte", "value", "others", "p_value", "cpu_s"} <= names  # they are found
