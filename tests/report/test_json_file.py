@@ -139,7 +139,9 @@ def named_numbers(value: object, name: str = "") -> Iterator[str]:
     """The name of every number; an interval's, a guess's and further measures go by the name of what they belong to."""
     if isinstance(value, dict):
         for key, part in value.items():
-            yield from named_numbers(part, name if key in ("mean", "low", "high") or name == "others" else key)
+            yield from named_numbers(
+                part, name if key in ("mean", "low", "high") or name in ("others", "indicators") else key
+            )
     elif isinstance(value, list):
         for part in value:
             yield from named_numbers(part, name)
