@@ -1,0 +1,16 @@
+"""The policies by name: a line each."""
+
+import importlib
+from collections.abc import Mapping
+
+POLICIES: Mapping[str, str] = {}
+"""Where each policy's class is, as ``module:class``."""
+
+
+def policy_class(name: str) -> type:
+    """The class of a policy, by its name; a ValueError names those there are."""
+    if name not in POLICIES:
+        raise ValueError(f"policy={name!r} is not known. Accepted are {', '.join(map(repr, sorted(POLICIES)))}.")
+    module, _, found = POLICIES[name].partition(":")
+    policy: type = getattr(importlib.import_module(module), found)
+    return policy
