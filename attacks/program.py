@@ -69,6 +69,10 @@ class Program:
             for name, parameter in self._module.named_parameters():
                 if name in self.trained:
                     parameter.zero_()
+        # What every run would look up again; the copy's layers stay as they are.
+        self._dtypes = {name: tensor.dtype for name, tensor in self._own().items()}
+        every_name = list(self._module.named_parameters(remove_duplicate=False))
+        self._has_ties = len(every_name) > len(list(self._module.named_parameters()))
         self._step = step
         blank = {name: torch.zeros_like(tensor) for name, tensor in named_tensors(template).items()}
         self._template = replace_tensors(template, blank)
@@ -299,13 +303,13 @@ class Program:
         return {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
 
     def _run(self, weights: Weights, forward: Callable[[], Any]) -> Any:
-        own = self._own()
-        used = {name: tensor.to(own[name].dtype) for name, tensor in weights.items() if name in own}
+        used = {name: tensor.to(self._dtypes[name]) for name, tensor in weights.items() if name in self._dtypes}
         # Batch normalisation writes its running statistics in place: into copies.
         used |= {name: used.get(name, buffer).clone() for name, buffer in self._module.named_buffers()}
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.filterwarnings("ignore", message="You are trying to `self.log\\(\\)`")
-            return functional_call(_Calls(self._module, forward), {f"module.{name}": used[name] for name in used})
+            calls, given = _Calls(self._module, forward), {f"module.{name}": used[name] for name in used}
+            return functional_call(calls, given, tie_weights=self._has_ties)
 
     def _batch(self, private: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> Any:
         records = next(iter(private.values())).shape[0]

@@ -52,6 +52,7 @@ def audit(
     cuts: Sequence[str | None] | None = None,
     progress: Progress = unwatched,
     kept: Kept | None = None,
+    kept_controls: Kept | None = None,
 ) -> list[CutLeakage]:
     """Attack a log's newest messages at each of its cuts, and score what came back.
 
@@ -67,6 +68,8 @@ def audit(
         progress: Told the share of the work done, from 0 to 1.
         kept: Where findings are kept while it runs: an audit that was interrupted goes on from there. Scores are made
             anew. What was found under other circumstances is not used, and a warning names it.
+        kept_controls: Where those on controls are kept, which audits of several logs can have in common; None: with
+            the others.
 
     Returns:
         Per cut, in the order in which they were used.
@@ -84,7 +87,7 @@ def audit(
     for cut in chosen:
         _check_weights(log, background, cut)
     attacks = settings.chosen
-    once = Once(kept, lambda: of_log(log, background, settings, chosen))
+    once = Once(kept, lambda: of_log(log, background, settings, chosen), kept_controls)
     controls = Controls(background.space, settings, once)
     once.refuse_others([(attack, cut) for attack in attacks for cut in chosen], controls.where, background.space)
     granted = dataclasses.replace(

@@ -34,6 +34,7 @@ def attack_log(
     client_weights_step: int | None = None,
     from_checkpoint: bool = False,
     kept: Kept | None = None,
+    kept_controls: Kept | None = None,
 ) -> list[CutLeakage]:
     """Attack a run's messages at some cuts; see :func:`attacks.audit.run.audit`.
 
@@ -48,6 +49,8 @@ def attack_log(
         client_weights_step: Which step; None: the newest.
         from_checkpoint: Whether the run began from a checkpoint.
         kept: Where findings are kept, to go on from after an interruption.
+        kept_controls: Where those on controls are kept, which audits of several logs have in common; None: with the
+            others.
 
     Raises:
         ValueError: The messages are those of another model.
@@ -81,7 +84,16 @@ def attack_log(
     )
 
     try:
-        return audit(log, background, records, settings, cuts=cuts, progress=progress, kept=kept)
+        return audit(
+            log,
+            background,
+            records,
+            settings,
+            cuts=cuts,
+            progress=progress,
+            kept=kept,
+            kept_controls=kept_controls,
+        )
     except ValueError as error:
         raise ValueError(f"{error} (message log with SHA-256 {log.fingerprint()})") from error
 

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from lightning_sfl.cli.app import SplitCLI
 
 
+CONTROLS = "controls"
+"""Where an unfinished run keeps what attacks found on their controls, which no cut makes any different."""
+
+
 def tradeoff(cli: "SplitCLI", output: Path) -> None:
     """Carry the command out; where the same command was interrupted, go on with what it trained and found."""
     config = cli.config["tradeoff"]
@@ -48,7 +52,7 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
     cli._parser("tradeoff").save(config, output / "config.yaml", overwrite=True)
     for place, cut in enumerate(cuts):
         print(f"Cut {place + 1} of {len(cuts)}: {cut.name}")
-        rows.append(_train_and_attack(cli, cut, output / "cuts" / cut.name))
+        rows.append(_train_and_attack(cli, cut, output / "cuts" / cut.name, Kept(output / CONTROLS)))
     # Significance is a matter of all cells together.
     leakages = adjusted([row.leakage for row in rows if row.leakage is not None])
     rows = [dataclasses.replace(row, leakage=leakage) for row, leakage in zip(rows, leakages, strict=True)]
@@ -71,6 +75,7 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
     write_report(report, output, loggers)
     for cut in cuts:
         Kept(output / "cuts" / cut.name / "findings").remove()
+    Kept(output / CONTROLS).remove()
     print(f"Wrote {output / 'report.html'} and {output / 'report.json'}.")
 
 
@@ -128,7 +133,7 @@ def chosen_cuts(cli: "SplitCLI") -> list[Cut]:
     return cuts
 
 
-def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
+def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path, controls: Kept) -> CutRow:
     csv_logger = Namespace(
         class_path="lightning.pytorch.loggers.CSVLogger", init_args=Namespace(save_dir=str(folder), name="", version="")
     )
@@ -169,6 +174,7 @@ def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path) -> CutRow:
             client_weights=client_weights,
             client_weights_step=step,
             kept=kept,
+            kept_controls=controls,
         )
     print(used_text(kept), end="")
     return dataclasses.replace(costs, leakage=leakage)

@@ -45,6 +45,18 @@ def test_weights_are_those_given_not_those_of_the_module_it_was_made_from(images
         assert torch.equal(smashed, module.front(images))
 
 
+def test_weights_under_one_name_are_used_wherever_the_module_uses_them(images):
+    """Two layers with one weight W are the map W², under whichever name it was sent."""
+    front = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False))
+    front[1].weight = front[0].weight
+    module = two_halves(front, images)
+    program = program_of(module, images)
+
+    (smashed,) = program.smashed({"front.0.weight": 2 * torch.eye(3)[:, :, None, None]}, {"0": images}, {})
+
+    assert torch.equal(smashed, 4 * images)
+
+
 def test_nothing_of_the_victims_training_remains_in_it(images):
     """Trained weights and running statistics are blank: what is not given is the same whoever the victim is."""
     victims = [two_halves(normalised_front(seed), images) for seed in (0, 1)]
