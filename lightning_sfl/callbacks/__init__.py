@@ -1,5 +1,6 @@
-"""Callbacks: what joins the world (and, later, policies) to a training run."""
+"""Callbacks: what joins the world and policies to a training run."""
 
+from lightning_sfl.callbacks.adaptive_split import AdaptiveSplit
 from lightning_sfl.callbacks.efficiency import EfficiencyMonitor
 
-__all__ = ["EfficiencyMonitor"]
+__all__ = ["AdaptiveSplit", "EfficiencyMonitor"]

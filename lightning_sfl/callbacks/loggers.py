@@ -7,7 +7,6 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-TABLE = "report/clients"
 ROUND_METRICS = ("delay/round_s", "delay/simulated_s", "energy/*", "comm/*")
 
 
@@ -26,21 +25,24 @@ def log_metrics(loggers: Sequence[Logger], values: Mapping[str, float], step: in
         logger.log_metrics(dict(values), step=step)
 
 
-def log_table(loggers: Sequence[Logger], columns: Sequence[str], rows: Sequence[Sequence[float]]) -> None:
-    """Log the table of clients: as a table where a logger has tables, as text, or else as a CSV file beside its own."""
+def log_table(
+    loggers: Sequence[Logger], columns: Sequence[str], rows: Sequence[Sequence[float | str]], *, name: str = "clients"
+) -> None:
+    """Log a table ``report/NAME``: as one where a logger has tables, as text, or else as NAME.csv beside its own."""
     for logger in loggers:
         experiment: Any = getattr(logger, "experiment", None)
         if isinstance(logger, WandbLogger):
-            logger.log_table(TABLE, columns=list(columns), data=[list(row) for row in rows])
+            logger.log_table(f"report/{name}", columns=list(columns), data=[list(row) for row in rows])
         elif hasattr(experiment, "add_text"):
-            experiment.add_text(TABLE, _markdown(columns, rows))
+            experiment.add_text(f"report/{name}", _markdown(columns, rows))
         elif (folder := getattr(logger, "log_dir", None) or logger.save_dir) is not None:
-            path = Path(folder) / "clients.csv"
+            path = Path(folder) / f"{name}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([columns, *rows])
 
 
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[float]]) -> str:
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[float | str]]) -> str:
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
-    return "\n".join([*lines, *(" | ".join(f"{value:g}" for value in row) for row in rows)])
+    written = [[value if isinstance(value, str) else f"{value:g}" for value in row] for row in rows]
+    return "\n".join([*lines, *(" | ".join(row) for row in written)])

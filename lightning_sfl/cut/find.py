@@ -189,6 +189,11 @@ class Search:
             raise CutError(f"{error} {valid_cuts_text(self.cuts(), self._last)}") from None
         return self._describe([name])
 
+    def in_order(self, names: Sequence[str]) -> list[str]:
+        """These modules in the order in which the step left them; those that it did not visit come last."""
+        places = {name: place for place, name in enumerate(self._in_order())}
+        return sorted(names, key=lambda name: places.get(name, len(places)))
+
     def _in_order(self) -> list[str]:
         """The modules that the step visited, in the order in which they were left."""
         visited = [name for name in self._names if self._flow.visits.get(name)]

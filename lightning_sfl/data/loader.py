@@ -158,6 +158,11 @@ class ClientLoader:
         """The first round of which no step was delivered."""
         return self._plan.next_round
 
+    @property
+    def next_batch_sizes(self) -> list[int]:
+        """Every client's samples per step from the next round on."""
+        return list(self._allocated or self._plan.batch_sizes or self.batch_sizes)
+
     def allocate(self, batch_sizes: list[int]) -> None:
         """Give every client another batch size from the next round on."""
         self._allocated = batch_sizes

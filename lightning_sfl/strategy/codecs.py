@@ -139,6 +139,15 @@ class CodecPlan:
             return chain
         return chain.with_bits(None if bits[client] == UNENCODED_BIT else bits[client])
 
+    def next_bits(self, num_clients: int) -> list[int] | None:
+        """Every client's bits at the cut in the end, 32 for those without a quantiser; None if nobody has one."""
+        if self._bits.last is not None:
+            return list(self._bits.last)
+        given = [self.given.of_client(client) for client in range(num_clients)]
+        found = [[chains[kind].bits for kind in _AT_CUTS if kind in chains] for chains in given]
+        bits = [next((bit for bit in own if bit is not None), None) for own in found]
+        return None if not any(bits) else [bit or UNENCODED_BIT for bit in bits]
+
     def check(self, allocation: Allocation) -> None:
         """Raise a ValueError if a client is to send in fewer bits and has no uniform quantiser."""
         for client, bit in enumerate(allocation.bits or ()):

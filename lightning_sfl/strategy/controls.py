@@ -22,6 +22,11 @@ class SimulatedControls:
         if new:
             self._given.plan(self._given.last | new, round)
 
+    @property
+    def last(self) -> Mapping[str, Sequence[float]]:
+        """What clients have in the end, by name; what nobody was given is left out."""
+        return self._given.last
+
     def at(self, round: int) -> Mapping[str, Sequence[float]]:
         """What clients have in a round that has begun, by name; what nobody was given is left out."""
         return self._given.reach(round)

@@ -1,6 +1,6 @@
 """Whoever reads the model sees the global one: validation, test, prediction, checkpoints, and the end of a fit."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,6 +15,7 @@ from typing_extensions import override
 from lightning_sfl.algorithms.federation import Federation
 from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.algorithms.placement import Algorithm
+from lightning_sfl.allocation import Allocation
 from lightning_sfl.cut.split import Split
 from lightning_sfl.data.loader import ClientLoader
 from lightning_sfl.link.link import LocalLink
@@ -109,6 +110,57 @@ class GlobalModelStrategy(SingleProcessStrategy):
         if self._federation is None:
             return frozenset()
         return frozenset(client for client, found in self._federation.participants.items() if found.lost)
+
+    # What clients can be given
+
+    def learn_cuts(self, names: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Find out whose is what at cuts that may be allocated, once a step has shown a batch.
+
+        Args:
+            names: The cuts; None: every valid one, as far as they lie one behind the other.
+
+        Returns:
+            Their names, in the order in which the model runs.
+
+        Raises:
+            CutError: A cut is not valid, or the cuts do not lie one behind the other.
+        """
+        assert self._rounds is not None
+        return self._rounds.learn(names)
+
+    def owned_at(self, deepest: str) -> tuple[str, ...]:
+        """The parameters that clients would own, on whichever side they are computed, if this were the deepest cut.
+
+        They are those that drift apart within a round; all others are the same for everybody at any time.
+        """
+        split = self.splits[deepest]
+        placement = self.algorithm.place(self._module, split, split)
+        return (*placement.client.parameters, *placement.replica.parameters)
+
+    def participants(self, rounds: Iterable[int]) -> list[int]:
+        """The clients that take part in any of these rounds, unless they are lost."""
+        assert self._loader is not None
+        return sorted({client for round in rounds for client in self._loader.schedule.participants(round)})
+
+    def in_force(self) -> Allocation:
+        """What every registered client has in the next round, as far as anybody was given it."""
+        assert self._loader is not None
+        assert self._rounds is not None
+        cuts = self._rounds.planned_cuts
+        return Allocation(
+            cut=[cuts.of(client) or "" for client in range(cuts.num_clients)],
+            batch_size=self._loader.next_batch_sizes,
+            bits=self.codec_plan.next_bits(cuts.num_clients),
+            **self.controls.last,
+        )
+
+    @property
+    def owners(self) -> dict[Optimizer, int]:
+        """Whose client's own part each optimizer steps, in `on_before_optimizer_step`; the server's is not here."""
+        if self._federation is None:
+            return {}
+        found = [(own, client) for client, held in self._federation.participants.items() for own in held.parties]
+        return {own.optimizer: client for own, client in found if own.optimizer is not None}
 
     # Reading the global model
 

@@ -72,6 +72,14 @@ class KnownSplits:
             search = probe(self._module, batch, self._server_inputs, last)
             return {name: search.cut(name).split for name in names}
 
+    def in_order(self, names: Sequence[str] | None, last: str | None, batch: object) -> dict[str, Split]:
+        """Splits found on a copy of the module, in the order in which it runs; None: at every valid cut."""
+        with self._precision.train_step_context():
+            search = probe(self._module, batch, self._server_inputs, last)
+            if names is None:
+                return {cut.name: cut.split for cut in search.cuts()}
+            return {name: search.cut(name).split for name in search.in_order(names)}
+
     def probed_by_any(self, names: Sequence[str], last: str | None, batches: ClientBatches) -> dict[str, Split] | None:
         """Splits found on a copy with the first batch whose step is not skipped; None if all are."""
         for client in batches:

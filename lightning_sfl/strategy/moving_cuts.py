@@ -28,6 +28,11 @@ class MovingCuts:
     def now(self, cuts: Cuts) -> None:
         self._planned.now = cuts
 
+    @property
+    def last(self) -> Cuts:
+        """Where clients are to cut in the end."""
+        return self._planned.last
+
     def plan(self, cuts: Cuts, round: int) -> None:
         """Let clients cut elsewhere from a round on."""
         self._planned.plan(cuts, round)

@@ -1,7 +1,7 @@
 """The rounds of a fit: who owns what in each, where clients cut, and how a round is opened, closed and gone on with."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -72,6 +72,11 @@ class Rounds:
     def cuts(self) -> Cuts:
         """Where every client cuts."""
         return self._moving.now
+
+    @property
+    def planned_cuts(self) -> Cuts:
+        """Where every client is to cut in the end."""
+        return self._moving.last
 
     def begin(self, batches: ClientBatches) -> None:
         """Begin a step: stop showing the global model, and begin its round if it is a new one.
@@ -158,6 +163,23 @@ class Rounds:
             self._check(cuts)
         self._moving.plan(cuts, round)
 
+    def learn(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """Find out whose is what at these cuts, or at every valid one of a chain, which may be allocated later.
+
+        Returns:
+            Their names, in the order in which the model runs.
+
+        Raises:
+            CutError: A cut is not valid, or the cuts do not lie one behind the other.
+        """
+        assert self.known.seen is not None
+        found = self.known.in_order(names, self.cuts.last, self.known.seen)
+        if names is None:
+            found = _chain(found)
+        placements(self._module, self._algorithm, Cuts.of_all(list(found), self.cuts.last), found)
+        self.known.splits.update(found)
+        return tuple(found)
+
     def _check(self, cuts: Cuts) -> None:
         """Find out whose is what at these cuts, and raise a CutError if they cannot be."""
         splits = self.known.splits
@@ -241,3 +263,13 @@ class Rounds:
 
     def _placements(self, splits: Mapping[str, Split]) -> Placements:
         return placements(self._module, self._algorithm, self.cuts, splits)
+
+
+def _chain(splits: Mapping[str, Split]) -> dict[str, Split]:
+    """Those of the splits, in order, whose client holds all that the client of the one before holds."""
+    chain: dict[str, Split] = {}
+    held: set[str] = set()
+    for name, split in splits.items():
+        if held <= set(split.client_parameters):
+            chain[name], held = split, set(split.client_parameters)
+    return chain

@@ -68,7 +68,13 @@ class Chain:
     @property
     def has_bits(self) -> bool:
         """Whether there is a uniform quantiser in it."""
-        return any(isinstance(codec, StochasticUniform | NearestUniform) for codec in self.codecs)
+        return self.bits is not None
+
+    @property
+    def bits(self) -> int | None:
+        """The bits of the first uniform quantiser in it; None where there is none."""
+        found = (codec.bits for codec in self.codecs if isinstance(codec, StochasticUniform | NearestUniform))
+        return next(found, None)
 
     def part_forms(self, form: Form) -> dict[str, Form]:
         """The forms of the parts that a tensor of this form becomes.
