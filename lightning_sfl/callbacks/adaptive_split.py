@@ -45,7 +45,8 @@ class AdaptiveSplit(pl.Callback):
     Args:
         policy: The policy (:mod:`lightning_sfl.policies`), or anything with its ``decide``.
         every: Rounds between two decisions.
-        cuts: The cuts to choose from; None: every valid one, as far as they lie one behind the other.
+        cuts: The cuts to choose from, besides those in use; None: every valid one that leaves the server a parameter,
+            as far as they lie one behind the other.
 
     Attributes:
         decisions: A row per decision, in the order of ``COLUMNS``.
@@ -129,7 +130,7 @@ class AdaptiveSplit(pl.Callback):
         self._rounds.end_round(monitor.clock, batch.round, batch.participants)
         if (batch.round + 1) % self.every or monitor.world is None or not self._knows_cuts:
             return
-        self._gradients.end_interval(pl_module)
+        self._gradients.end_interval(pl_module, strategy)
         seen = self._observation(pl_module, strategy, monitor, monitor.world, batch.round + 1)
         decision = self.policy.decide(seen)
         if not isinstance(decision, Decision):

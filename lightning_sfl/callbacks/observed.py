@@ -26,6 +26,7 @@ class ObservedGradients:
         self._moments = GradientMoments()
         self._loss_sum, self._losses, self._loss = 0.0, 0, 0.0
         self._sizes: dict[int, int] = {}
+        self._seen: dict[int, int] = {}
         self._round = -1
         self._begins_round = False
 
@@ -37,6 +38,7 @@ class ObservedGradients:
             self._round = batch.round
         for client, size in batch.sizes().items():
             self._sizes[client] = self._sizes.get(client, 0) + size
+            self._seen[client] = self._seen.get(client, 0) + size
 
     def add(self, module: pl.LightningModule, strategy: SplitFederatedStrategy, optimizer: Optimizer) -> None:
         """Add the gradients of the party whose optimizer is about to step."""
@@ -83,9 +85,12 @@ class ObservedGradients:
             is_measured=knows_layers and smoothness is not None and self._loss > 0,
         )
 
-    def end_interval(self, module: pl.LightningModule) -> None:
+    def end_interval(self, module: pl.LightningModule, strategy: SplitFederatedStrategy) -> None:
         """A decision is due: the model's weights are the global ones, its loss the mean since the last one."""
-        self._moments.end_interval({name: p.detach() for name, p in module.named_parameters()})
+        held = sum(strategy.samples_held(client) for client in self._seen)
+        share = sum(self._seen.values()) / held if held else 0.0
+        self._moments.end_interval({name: p.detach() for name, p in module.named_parameters()}, share)
+        self._seen = {}
         self._loss = self._loss_sum / self._losses if self._losses else 0.0
         self._loss_sum, self._losses = 0.0, 0
 
@@ -98,6 +103,7 @@ class ObservedGradients:
             "moments": self._moments.state_dict(),
             "loss": (self._loss_sum, self._losses, self._loss),
             "sizes": dict(self._sizes),
+            "seen": dict(self._seen),
             "round": self._round,
             "begins_round": self._begins_round,
         }
@@ -106,7 +112,7 @@ class ObservedGradients:
         """Go on from what :meth:`state_dict` gave."""
         self._moments.load_state_dict(state["moments"])
         self._loss_sum, self._losses, self._loss = state["loss"]
-        self._sizes, self._round = dict(state["sizes"]), state["round"]
+        self._sizes, self._seen, self._round = dict(state["sizes"]), dict(state["seen"]), state["round"]
         self._begins_round = state["begins_round"]
 
 

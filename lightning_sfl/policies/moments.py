@@ -8,8 +8,8 @@ gradients; how is a reconstruction):
   weights, so it holds what their data differ by as well; of layers that have one gradient in a step, those of
   consecutive steps, between which weights hardly move. Both are brought to batches of one sample.
 * G²: the mean squared norm; where a layer has one gradient for all clients, it is brought to a client's batch.
-* β: how much the mean gradient of one interval differs from that of the interval before, by how much the weights do,
-  less what chance explains (after Wang et al. 2019).
+* β: by how much the mean gradient of one interval differs from that of the interval before, less what chance explains,
+  to how much the weights do, over all intervals (after Wang et al. 2019).
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ class GradientMoments:
         self._entries: dict[str, Tensor] = {}
         self._step: dict[str, list[tuple[Tensor, float, float]]] = {}
         self._earlier: tuple[dict[str, Tensor], dict[str, Tensor], float] | None = None
-        self._smoothness: float | None = None
+        self._changed, self._moved = 0.0, 0.0
 
     def add(self, gradients: _Gradients, inverse_batch: float) -> None:
         """Add one party's gradients of a step.
@@ -120,11 +120,17 @@ class GradientMoments:
         layer.last = None
         _add_mean(layer, mean, sum(inverse for _, inverse, _ in made) / count**2)
 
-    def end_interval(self, weights: Mapping[str, Tensor]) -> None:
-        """An interval between two decisions is over, with the model at these weights."""
+    def end_interval(self, weights: Mapping[str, Tensor], share_seen: float = 0.0) -> None:
+        """An interval between two decisions is over.
+
+        Args:
+            weights: The model's, by the layer's name.
+            share_seen: Which share of the data that there are was trained on in the interval. Batches of one pass have
+                no sample in common, so that nothing is left to chance when all of it is over.
+        """
         means = {name: layer.mean / layer.steps for name, layer in self._layers.items() if layer.mean is not None}
         now = {name: self._taken(name, weights[name]) for name in means if name in weights}
-        chance = math.fsum(
+        chance = max(1.0 - share_seen, 0.0) * math.fsum(
             self._moments(layer).variance * layer.chance / layer.steps**2
             for layer in self._layers.values()
             if layer.steps
@@ -134,8 +140,7 @@ class GradientMoments:
             both = [name for name in now if name in there and name in earlier]
             moved = math.fsum(_square(now[name] - there[name]) for name in both)
             changed = math.fsum(_square(means[name] - earlier[name]) for name in both) - chance - earlier_chance
-            if moved > 0 and changed > 0:
-                self._smoothness = math.sqrt(changed / moved)
+            self._changed, self._moved = self._changed + changed, self._moved + moved
         self._earlier = means, now, chance
         for layer in self._layers.values():
             layer.forget_interval()
@@ -143,7 +148,7 @@ class GradientMoments:
     @property
     def smoothness(self) -> float | None:
         """β; None while nothing tells it from chance."""
-        return self._smoothness
+        return math.sqrt(self._changed / self._moved) if self._changed > 0 and self._moved > 0 else None
 
     def layers(self) -> dict[str, LayerMoments]:
         """The estimates of every layer that has been seen often enough to tell its variance."""
@@ -172,13 +177,14 @@ class GradientMoments:
         return {
             "layers": {name: dataclasses.asdict(layer) for name, layer in self._layers.items()},
             "earlier": self._earlier,
-            "smoothness": self._smoothness,
+            "curvature": (self._changed, self._moved),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
         self._layers = {name: _Layer(**values) for name, values in state["layers"].items()}
-        self._earlier, self._smoothness = state["earlier"], state["smoothness"]
+        self._earlier = state["earlier"]
+        self._changed, self._moved = state["curvature"]
 
 
 def _add_mean(layer: _Layer, gradient: Tensor, inverse: float) -> None:

@@ -117,7 +117,8 @@ class GlobalModelStrategy(SingleProcessStrategy):
         """Find out whose is what at cuts that may be allocated, once a step has shown a batch.
 
         Args:
-            names: The cuts; None: every valid one, as far as they lie one behind the other.
+            names: The cuts; None: every valid one that leaves the server a parameter, as far as they lie one behind
+                the other.
 
         Returns:
             Their names, in the order in which the model runs.
@@ -129,10 +130,14 @@ class GlobalModelStrategy(SingleProcessStrategy):
         return self._rounds.learn(names)
 
     def owned_at(self, deepest: str) -> tuple[str, ...]:
-        """The parameters that clients would own, on whichever side they are computed, if this were the deepest cut.
+        """The parameters that would drift apart within a round if this were the deepest cut.
 
-        They are those that drift apart within a round; all others are the same for everybody at any time.
+        They are those that each client has of its own, on whichever side they are computed; all others are the same for
+        everybody at any time. With one participant alone there is nobody to drift apart from.
         """
+        assert self._loader is not None
+        if len(self._loader.schedule.turn(0).participants) == 1:
+            return ()
         split = self.splits[deepest]
         placement = self.algorithm.place(self._module, split, split)
         return (*placement.client.parameters, *placement.replica.parameters)

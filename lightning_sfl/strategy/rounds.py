@@ -164,7 +164,7 @@ class Rounds:
         self._moving.plan(cuts, round)
 
     def learn(self, names: Sequence[str] | None) -> tuple[str, ...]:
-        """Find out whose is what at these cuts, or at every valid one of a chain, which may be allocated later.
+        """Find out whose is what at these cuts, which may be allocated later; None: every valid one of a chain.
 
         Returns:
             Their names, in the order in which the model runs.
@@ -266,10 +266,10 @@ class Rounds:
 
 
 def _chain(splits: Mapping[str, Split]) -> dict[str, Split]:
-    """Those of the splits, in order, whose client holds all that the client of the one before holds."""
+    """Those of the splits, in order, whose client holds all that the client of the one before holds, and not all."""
     chain: dict[str, Split] = {}
     held: set[str] = set()
     for name, split in splits.items():
-        if held <= set(split.client_parameters):
+        if held <= set(split.client_parameters) and split.server_parameters:
             chain[name], held = split, set(split.client_parameters)
     return chain
