@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from attacks.attack import Findings
 from attacks.attacker import Attacker, UnavailableError
@@ -52,10 +53,14 @@ class LeastSquares:
     Args:
         iterations: Most steps of conjugate gradients.
         most_entries: A with at most so many entries (per record) is written out.
+        enlarged_from: Height and width that the images are known to have been enlarged from (bilinearly, corners not
+            aligned, as SFLAM's are for its transformer): the unknowns are then the pixels before that, fewer than the
+            numbers sent, so that quantisation errors are averaged away. None: nothing is known.
     """
 
     iterations: int = 300
     most_entries: int = 1 << 22
+    enlarged_from: tuple[int, int] | None = None
 
     name: ClassVar[str] = "least squares"
     needs: ClassVar[ThreatModel] = dataclasses.replace(WHITE_BOX, knows=WHITE_BOX.knows - {Knowledge.AUXILIARY_RECORDS})
@@ -65,11 +70,17 @@ class LeastSquares:
             raise ValueError(f"iterations={self.iterations} is not accepted: give an integer of at least 1.")
         if self.most_entries < 0:
             raise ValueError(f"most_entries={self.most_entries} is not accepted: give an integer of at least 0.")
+        if self.enlarged_from is not None and (len(self.enlarged_from) != 2 or min(self.enlarged_from) < 1):
+            raise ValueError(
+                f"enlarged_from={self.enlarged_from} is not accepted: give height and width, each at least 1, or None."
+            )
 
     @property
     def budget(self) -> str:
         """What it spends, in a line."""
-        return f"closed form up to {self.most_entries} entries, else {self.iterations} steps of conjugate gradients"
+        known = "" if self.enlarged_from is None else f"; images enlarged from {tuple(self.enlarged_from)}"
+        steps = f"closed form up to {self.most_entries} entries, else {self.iterations} steps of conjugate gradients"
+        return steps + known
 
     def run(self, attacker: Attacker, progress: Progress) -> Findings:
         """See :meth:`attacks.attack.Attack.run`."""
@@ -107,6 +118,8 @@ class LeastSquares:
         Raises:
             ValueError: The half is no affine map (:func:`is_affine`).
         """
+        if self.enlarged_from is not None:
+            return self._before_enlarging(target, forward, space, records, progress)
         if not is_affine(forward, space, records, target[0].device):
             raise ValueError("Least squares rebuild the images of an affine client half; this one is not affine.")
         grey_BCHW = space.grey(records, wide(target[0]).dtype, target[0].device)
@@ -124,6 +137,30 @@ class LeastSquares:
             fit = float(relative_distance(forward(space.to_input(unit_BCHW)), target))
         progress(1.0)
         return Reconstruction(unit_BCHW=unit_BCHW, fit=fit, iterations=iterations)
+
+    def _before_enlarging(
+        self, target: tuple[Tensor, ...], forward: Forward, space: ImageSpace, records: int, progress: Progress
+    ) -> Reconstruction:
+        """Rebuild the pixels before enlarging, and enlarge them.
+
+        Weights of the interpolation add up to 1 in every pixel, so that it goes as well before a change of range as
+        after it.
+        """
+        assert self.enlarged_from is not None
+        channels, *size = space.shape_CHW
+        height, width = self.enlarged_from
+        if height > size[0] or width > size[1]:
+            raise UnavailableError(
+                f"enlarged_from={tuple(self.enlarged_from)} is larger than the images, which have {tuple(size)}."
+            )
+
+        def enlarged(small_BCHW: Tensor) -> Tensor:
+            return interpolate(small_BCHW, size=size, mode="bilinear", align_corners=False)
+
+        plain = dataclasses.replace(self, enlarged_from=None)
+        small = dataclasses.replace(space, shape_CHW=(channels, height, width))
+        found = plain.reconstruct(target, lambda inputs: forward(enlarged(inputs)), small, records, progress)
+        return dataclasses.replace(found, unit_BCHW=enlarged(found.unit_BCHW))
 
     def _descend(
         self, target: tuple[Tensor, ...], forward: Forward, space: ImageSpace, grey_BCHW: Tensor, progress: Progress

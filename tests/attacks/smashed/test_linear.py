@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -6,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from smashed_cases import mixing_3x3, noise_images, orthogonal_1x1
 from torch import nn
+from torch.nn.functional import interpolate
 
+from attacks.attacker import UnavailableError
 from attacks.images import ImageSpace
 from attacks.smashed.linear import LeastSquares, is_affine
 from attacks.smashed.victim import forward_of
@@ -119,6 +122,28 @@ def test_an_offset_far_outside_the_box_does_not_hide_a_relu():
     assert not is_affine(forward_of(front), SPACE, 2)
 
 
+@pytest.mark.parametrize("most_entries", [0, 1 << 22])  # conjugate gradients; written out
+def test_images_that_were_enlarged_come_back_from_fewer_numbers_than_pixels(most_entries):
+    """3·8·8 = 192 pixels, enlarged from 3·4·4 = 48, of which 4 patches make 4·20 = 80 numbers: too few for the former,
+    enough for the latter. To the model goes a range of -1 to 1, which the enlarging goes through unchanged."""
+    draw = torch.Generator().manual_seed(0)
+    small = SPACE.to_input(torch.rand(3, 3, 4, 4, generator=draw))
+    images = (interpolate(small, size=(8, 8), mode="bilinear", align_corners=False) + 1) / 2
+    front = embedding(width=20)
+    target = forward_of(front)(SPACE.to_input(images))
+
+    known = attacked(front, target, enlarged_from=(4, 4), most_entries=most_entries)
+    unknown = attacked(front, target, most_entries=most_entries)
+
+    assert known.unit_BCHW == pytest.approx(images, abs=1e-4)
+    assert (unknown.unit_BCHW - images).abs().max() > 0.1
+
+
+def test_images_cannot_have_been_enlarged_from_larger_ones():
+    with pytest.raises(UnavailableError, match=r"enlarged_from=\(4, 9\) is larger than the images, .* \(8, 8\)"):
+        attacked(embedding(), forward_of(embedding())(noise_images(2)), enlarged_from=(4, 9))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_half_in_16_bits_is_still_seen_as_affine(dtype):
     """Rounding of 2^-8 in every number of a bfloat16 is not taken for a bend; the images come back up to it."""
@@ -139,9 +164,11 @@ def test_smashed_data_that_carry_nothing_leave_grey_and_no_fit(value):
     assert found.fit == 1
 
 
-@pytest.mark.parametrize(("argument", "value"), [("iterations", 0), ("most_entries", -1)])
+@pytest.mark.parametrize(
+    ("argument", "value"), [("iterations", 0), ("most_entries", -1), ("enlarged_from", (0, 4)), ("enlarged_from", (4,))]
+)
 def test_settings_out_of_range_are_refused_by_name_and_value(argument, value):
-    with pytest.raises(ValueError, match=f"{argument}={value}"):
+    with pytest.raises(ValueError, match=re.escape(f"{argument}={value}")):
         LeastSquares(**{argument: value})
 
 
