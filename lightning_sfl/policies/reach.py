@@ -1,0 +1,166 @@
+"""From what is seen to the problem that HASFL and its baselines solve, and back to a decision."""
+
+import dataclasses
+
+import numpy as np
+
+from lightning_sfl.policies.bound import Bound
+from lightning_sfl.policies.decision import InfeasibleError
+from lightning_sfl.policies.observation import Observation
+from lightning_sfl.policies.solvers.time_to_target import Choice, TimeToTarget
+from lightning_sfl.policies.stages import EndStages, StageLines, Stages, end_stages, largest_batches, stage_lines
+from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
+from lightning_sfl.world.world import Ends
+
+DEFAULT_MOST_BATCH = 64
+_TARGET_SHARE = 5.0
+
+
+def check_most_batch(owner: str, most_batch: int) -> None:
+    """Raise a ValueError unless a batch of 1 is allowed."""
+    if isinstance(most_batch, bool) or not isinstance(most_batch, int) or most_batch < 1:
+        raise ValueError(f"{owner}(most_batch={most_batch!r}) is not accepted: give an integer of at least 1.")
+
+
+def check_target(owner: str, target: float | None) -> None:
+    """Raise a ValueError unless a squared norm can be that."""
+    if target is not None and not 0 < target < np.inf:
+        raise ValueError(f"{owner}(target={target!r}) is not accepted: give a number above 0, or None.")
+
+
+def bound_at(seen: Observation, target: float) -> Bound:
+    """The bound of what is seen, for a target."""
+    return Bound(
+        statistics=seen.statistics,
+        learning_rate=seen.learning_rate,
+        interval=seen.world.aggregate_every,
+        clients=len(seen.clients),
+        target=target,
+    )
+
+
+def default_target(seen: Observation) -> float:
+    """ε where none is given, a choice of ours: 5 times what variance and drift come to.
+
+    That is, with the batches that there are now and at the cut in the middle: a target that the first term of the bound
+    can reach, and near enough to the others for them to count.
+    """
+    bound = bound_at(seen, target=0.0)
+    middle = len(seen.world.profile.cuts) // 2
+    batch = np.minimum(seen.batch_size, seen.samples)
+    return _TARGET_SHARE * (bound.variance(batch) + float(bound.drift[middle]))
+
+
+def time_to_target(seen: Observation, target: float, most_batch: int) -> TimeToTarget:
+    """The problem of what is seen.
+
+    Raises:
+        ValueError: The algorithm is none that the bound and its times are of.
+        InfeasibleError: A client has the memory, or a channel, for one sample at no cut.
+    """
+    _check_algorithm(seen)
+    lines, ends = stage_lines(seen), end_stages(seen)
+    most = largest_batches(seen, most_batch)
+    finite = _finite(lines, ends)
+    reached = (finite & (most > 0)).any(axis=1)
+    if not reached.all():
+        first = int(reached.argmin())
+        raise InfeasibleError(f"The channel of client {seen.clients[first]} carries nothing: at no cut does a step end.")
+    bound = bound_at(seen, target)
+    return TimeToTarget(
+        lines=StageLines(fixed=_kept(lines.fixed, finite), per_sample=_kept(lines.per_sample, finite)),
+        ends=dataclasses.replace(
+            ends,
+            broadcast_s=np.where(finite, ends.broadcast_s, 0.0),
+            upload_s=np.where(finite, ends.upload_s, 0.0),
+        ),
+        interval=seen.world.aggregate_every,
+        serial=seen.world.server.works == "serial",
+        least=np.ones_like(most),
+        most=np.where(finite, most, 0),
+        variance_factor=bound.variance_factor,
+        drift=bound.drift,
+        target=target,
+        steps_factor=2.0 * seen.statistics.loss_gap / seen.learning_rate,
+        floor=deepest_of_others(seen),
+    )
+
+
+def deepest_of_others(seen: Observation) -> int:
+    """The deepest cut of those registered clients that take no part; 0 where all do."""
+    others = set(range(len(seen.now.batch_size or ()))) - set(seen.clients.tolist())
+    if seen.now.cut is None or not others:
+        return 0
+    return int(seen.world.profile.index(sorted({seen.now.cut[client] for client in others})).max())
+
+
+def ends_of(seen: Observation, cut: IntArray) -> Ends:
+    """What the ends of a round with these cuts depend on besides."""
+    return Ends(optimizer_state=seen.sends_state, deepest=max(int(cut.max()), deepest_of_others(seen)))
+
+
+def step_s(seen: Observation, cut: IntArray, batch_size: IntArray) -> float:
+    """T_S + T_A / I, as the world says."""
+    cost = seen.world.round(seen.participation(cut, batch_size), ends_of(seen, cut), round=seen.round)
+    return cost.total_s / seen.world.aggregate_every
+
+
+def figures(seen: Observation, problem: TimeToTarget, choice: Choice) -> dict[str, float]:
+    """Numbers for the log: what the bound expects, and what the world says that it takes."""
+    slack = float(problem.slack(choice.cut, choice.batch_size))
+    step = step_s(seen, choice.cut, choice.batch_size)
+    steps = problem.steps_factor / slack if slack > 0 else np.inf
+    return {"target": problem.target, "steps_expected": steps, "step_s": step, "expected_s": steps * step}
+
+
+def nearest(seen: Observation, problem: TimeToTarget) -> Choice:
+    """The choice that comes nearest to the target.
+
+    Raises:
+        InfeasibleError: Not even that one reaches it; the term that binds is named.
+    """
+    found = problem.nearest()
+    if problem.slack(found.cut, found.batch_size) > 0:
+        return found
+    share = problem.variance_factor / found.batch_size
+    worst = int(share.argmax())
+    variance, deepest = float(share.sum()), int(problem.deepest(found.cut))
+    drift = float(problem.drift[deepest])
+    if variance >= drift:
+        binds = (
+            f"The gradients' variance is {variance:g} with the largest batches, of which client"
+            f" {seen.clients[worst]} adds most: batch_size={found.batch_size[worst]} is all it has memory and samples for"
+        )
+    else:
+        binds = f"The drift between averages is {drift:g} at the cut {seen.world.profile.cuts[deepest]!r}"
+    raise InfeasibleError(
+        f"target={problem.target:g} is out of reach of every cut and batch size: variance and drift come to"
+        f" {variance + drift:g}. {binds}."
+    )
+
+
+def _check_algorithm(seen: Observation) -> None:
+    rule = seen.world.rule
+    if rule.one_by_one or not rule.uses_cut or rule.probing is not None:
+        raise ValueError(
+            f"algorithm={rule.name!r} is not accepted here: the bound and its times are those of clients that work at"
+            " once, have a cut and propagate back. Accepted are 'splitfed_shared' and 'splitfed_v1'."
+        )
+    if (seen.world.profile.returned_bit > 0).any():
+        raise ValueError(f"A U-shape (cut {seen.world.profile.cuts[0]!r}) is not accepted here: give single cuts.")
+
+
+def _finite(lines: StageLines, ends: EndStages) -> BoolArray:
+    tables: list[FloatArray] = [ends.broadcast_s, ends.upload_s]
+    for stages in (lines.fixed, lines.per_sample):
+        tables += [stages.up_s, stages.server_s, stages.back_s]
+    return np.asarray(np.isfinite(tables).all(axis=0))
+
+
+def _kept(stages: Stages, finite: BoolArray) -> Stages:
+    """The tables with zeros where a cut cannot be chosen."""
+    return Stages(
+        up_s=np.where(finite, stages.up_s, 0.0),
+        server_s=np.where(finite, stages.server_s, 0.0),
+        back_s=np.where(finite, stages.back_s, 0.0),
+    )
