@@ -1,7 +1,7 @@
 """Block coordinate descent on the time to the target (HASFL, arXiv 2506.08426, Algorithm 2; a reconstruction)."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 from lightning_sfl.policies.solvers.thresholds import search
 from lightning_sfl.policies.solvers.time_to_target import Choice, TimeToTarget
@@ -26,8 +26,13 @@ class Descent:
 
 
 def together(problem: TimeToTarget, start: Choice) -> Choice:
-    """Cuts and batches at once: the block that the paper does not have, for what neither improves alone."""
+    """Cuts and batches at once: a block that the paper does not have, for what neither improves alone."""
     return search(problem, start)
+
+
+def nearby(problem: TimeToTarget, start: Choice) -> Choice:
+    """The same among thresholds near those that there are."""
+    return search(problem, start, within=1.25)
 
 
 def batches(problem: TimeToTarget, start: Choice) -> Choice:
@@ -43,24 +48,28 @@ def splits(problem: TimeToTarget, start: Choice) -> Choice:
     return _better(problem, start, found)
 
 
-BLOCKS: Mapping[str, Callable[[TimeToTarget, Choice], Choice]] = {
-    "together": together,
-    "batches": batches,
-    "splits": splits,
-}
+Block = Callable[[TimeToTarget, Choice], Choice]
+
+PAPERS_BLOCKS: Sequence[Block] = (batches, splits)
+"""Those that the paper alternates between."""
 
 
-def descend(problem: TimeToTarget, start: Choice) -> Descent:
+def descend(
+    problem: TimeToTarget, start: Choice, *, first: Block | None = together, blocks: Sequence[Block] = (batches, nearby)
+) -> Descent:
     """Go through the blocks until a sweep changes little. No block makes it worse.
 
     Args:
         problem: What may be chosen, and what it takes.
         start: A choice that reaches the target.
+        first: A block before all sweeps.
+        blocks: Those of a sweep.
     """
-    choice, seconds = start, [start.seconds]
+    choice = start if first is None else first(problem, start)
+    seconds = [start.seconds, choice.seconds]
     for sweep in range(1, _MOST_SWEEPS + 1):
         before = choice.seconds
-        for block in BLOCKS.values():
+        for block in blocks:
             choice = block(problem, choice)
             seconds.append(choice.seconds)
         if before - choice.seconds < _LEAST_CHANGE * before:

@@ -14,6 +14,7 @@ import numpy as np
 from lightning_sfl.policies.solvers.time_to_target import Choice, TimeToTarget
 from lightning_sfl.world.arrays import FloatArray, IntArray
 
+_LEVELS = 3  # how often a pair's thresholds are tried, each time between the neighbours of the best
 _CANDIDATES = 12  # of a grid, which are looked at exactly
 _HOPELESS = 1.1  # how much worse than the best a grid's best is, that narrowing down on it is of no use
 _CHUNK = 32_768  # numbers at a time, which fit into a core's cache
@@ -38,23 +39,28 @@ class _Lines:
         return np.where(self.per_sample > 0, batch, np.where(room >= 0, np.inf, -1.0))
 
 
-def search(problem: TimeToTarget, start: Choice, *, points: int = 12, levels: int = 3) -> Choice:
+def search(problem: TimeToTarget, start: Choice, *, points: int = 12, within: float = np.inf) -> Choice:
     """The best choice that is found, never worse than the one to start from.
+
+    Thresholds are tried pair by pair of their kinds, those of the pairs before being held. The search narrows down on
+    the best of the first pair, what a client takes up to the server and from there back, which a step takes most of.
 
     Args:
         problem: What may be chosen, and what it takes.
         start: A choice that reaches the target.
         points: Thresholds of a kind that are tried at a time.
-        levels: How many times the search narrows down on the best pair.
+        within: By which factor they may differ from what is the best when their kind's turn comes.
     """
     tables = _Tables(problem)
     best = start
     for price in tables.prices:
-        ranges = tables.ranges(best)
+        ranges = tables.ranges(best, within)
         held: dict[str, float] = {}
-        for pair in tables.pairs:
+        for place, pair in enumerate(tables.pairs):
+            if "ends" in pair and price == 2:
+                continue  # at both ends the line between the servers is waited for, and no client
             between = {kind: ranges[kind] for kind in pair}
-            for _ in range(levels):
+            for _ in range(_LEVELS if place == 0 else 1):
                 grid = {kind: _spaced(*between[kind], points) for kind in pair}
                 tried = tables.best_of(pair, grid, held, price, best)
                 if tried is None:
@@ -71,7 +77,12 @@ def search(problem: TimeToTarget, start: Choice, *, points: int = 12, levels: in
 
 def _spaced(low: float, high: float, points: int) -> FloatArray:
     """Thresholds from low to high, at equal ratios."""
-    return np.geomspace(max(low, high * 1e-9), high, points) if high > 0 else np.zeros(1)
+    if high <= 0:
+        return np.zeros(1)
+    low = max(low, high * 1e-9)
+    grid: FloatArray = high * (low / high) ** np.linspace(1, 0, points)
+    grid[0] = low  # to the bit, since only just enough is enough
+    return grid
 
 
 def _around(grid: FloatArray, value: float) -> tuple[float, float]:
@@ -91,6 +102,8 @@ class _Tables:
             for name in ("up_s", "server_s", "back_s")
         }
         self.server = lines["server_s"]
+        nearest = problem.nearest()
+        self.most_slack = float(problem.slack(nearest.cut, nearest.batch_size))
         self.least, self.most = problem.least.T.astype(np.float64), problem.most.T.astype(np.float64)
         both_ends = ((ends.broadcast_s + ends.upload_s) / problem.interval).T
         self.kinds = {"up": lines["up_s"], "back": lines["back_s"]}
@@ -105,7 +118,11 @@ class _Tables:
         # The line between the servers is waited for at a round's beginning and end, at one of them, or at neither.
         self.prices = (0.0, 1.0, 2.0) if (ends.own_s != 0).any() else (0.0,)
 
-    def ranges(self, best: Choice) -> dict[str, tuple[float, float]]:
+    def worth(self, choice: Choice) -> float:
+        """λ: the time that a slack of 1 is worth, where this is the best choice."""
+        return choice.seconds / self.problem.steps_factor
+
+    def ranges(self, best: Choice, within: float) -> dict[str, tuple[float, float]]:
         """Within which thresholds of each kind anything better than the best so far must lie."""
         problem = self.problem
         # Who is better than the ratio λ has time < λ · slack, and no slack is larger than this one.
@@ -117,6 +134,8 @@ class _Tables:
         for name, lines in self.kinds.items():
             low = float(np.where(allowed, lines.at(self.least), np.inf).min(axis=0).max())
             high = min(longest, float(np.where(allowed, lines.at(self.most), 0.0).max()))
+            now = float(lines.at(best.batch_size)[best.cut, np.arange(len(best.cut))].max())
+            low, high = max(low, now / within), min(high, now * within)
             found[name] = (low, max(low, high))
         return found
 
@@ -130,7 +149,7 @@ class _Tables:
     ) -> tuple[Choice, dict[str, float]] | None:
         """The best choice of a grid of thresholds, and its thresholds; None where no choice is within any."""
         problem, clients = self.problem, self.most.shape[1]
-        worth = float(problem.step_s(best.cut, best.batch_size) / problem.slack(best.cut, best.batch_size))
+        worth = self.worth(best)
         weight = max(worth * problem.variance_factor, _NO_VARIANCE)
         cap = self._largest(weight, {kind: value for kind, value in held.items() if kind not in pair})
         caps = [self._within(cap, kind, grid[kind]) for kind in pair]
