@@ -1,11 +1,14 @@
 """From what is seen to the problem that HASFL and its baselines solve, and back to a decision."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from lightning_sfl.policies.bound import Bound
-from lightning_sfl.policies.decision import InfeasibleError
+from lightning_sfl.policies.decision import Decision, InfeasibleError
 from lightning_sfl.policies.observation import Observation
 from lightning_sfl.policies.solvers.time_to_target import Choice, TimeToTarget
 from lightning_sfl.policies.stages import EndStages, StageLines, Stages, end_stages, largest_batches, stage_lines
@@ -51,6 +54,42 @@ def default_target(seen: Observation) -> float:
     return _TARGET_SHARE * (bound.variance(batch) + float(bound.drift[middle]))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Posed:
+    """A problem with the target that it was posed for.
+
+    Attributes:
+        problem: The problem.
+        memory: What is to be seen again, for the target to stay.
+        note: What is to be said about the target, or nothing.
+    """
+
+    problem: TimeToTarget
+    memory: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+
+def posed(seen: Observation, target: float | None, most_batch: int) -> Posed:
+    """The problem for a target; for None, for the default one.
+
+    The default is fixed at the first decision after gradients were measured, and stays. It is set anew, which is said,
+    if it comes out of reach of everything because the gradients changed.
+    """
+    if target is not None:
+        return Posed(problem=time_to_target(seen, target, most_batch))
+    kept = seen.memory.get("target")
+    measured = seen.statistics.is_measured
+    if kept is None or (measured and not seen.memory["measured"]):
+        kept = default_target(seen)
+    problem, note = time_to_target(seen, kept, most_batch), ""
+    if not _reaches(problem, problem.nearest()):
+        kept = default_target(seen)
+        if kept != problem.target:
+            note = f"target={problem.target:g} came out of reach and is now {kept:g}; "
+            problem = dataclasses.replace(problem, target=kept)
+    return Posed(problem=problem, memory={"target": kept, "measured": measured}, note=note)
+
+
 def time_to_target(seen: Observation, target: float, most_batch: int) -> TimeToTarget:
     """The problem of what is seen.
 
@@ -65,7 +104,9 @@ def time_to_target(seen: Observation, target: float, most_batch: int) -> TimeToT
     reached = (finite & (most > 0)).any(axis=1)
     if not reached.all():
         first = int(reached.argmin())
-        raise InfeasibleError(f"The channel of client {seen.clients[first]} carries nothing: at no cut does a step end.")
+        raise InfeasibleError(
+            f"The channel of client {seen.clients[first]} carries nothing: at no cut does a step end."
+        )
     bound = bound_at(seen, target)
     return TimeToTarget(
         lines=StageLines(fixed=_kept(lines.fixed, finite), per_sample=_kept(lines.per_sample, finite)),
@@ -99,18 +140,36 @@ def ends_of(seen: Observation, cut: IntArray) -> Ends:
     return Ends(optimizer_state=seen.sends_state, deepest=max(int(cut.max()), deepest_of_others(seen)))
 
 
-def step_s(seen: Observation, cut: IntArray, batch_size: IntArray) -> float:
+def whole_step_s(seen: Observation, choice: Choice) -> float:
     """T_S + T_A / I, as the world says."""
-    cost = seen.world.round(seen.participation(cut, batch_size), ends_of(seen, cut), round=seen.round)
-    return cost.total_s / seen.world.aggregate_every
+    who = seen.participation(choice.cut, choice.batch_size)
+    return seen.world.round(who, ends_of(seen, choice.cut), round=seen.round).total_s / seen.world.aggregate_every
 
 
-def figures(seen: Observation, problem: TimeToTarget, choice: Choice) -> dict[str, float]:
-    """Numbers for the log: what the bound expects, and what the world says that it takes."""
+def decision(seen: Observation, posed: Posed, choice: Choice, *, reason: str, sweeps: int | None = None) -> Decision:
+    """The decision for a choice, with what is expected of it: by the bound in steps, and in seconds by the world."""
+    problem = posed.problem
+    step_s = whole_step_s(seen, choice)
     slack = float(problem.slack(choice.cut, choice.batch_size))
-    step = step_s(seen, choice.cut, choice.batch_size)
-    steps = problem.steps_factor / slack if slack > 0 else np.inf
-    return {"target": problem.target, "steps_expected": steps, "step_s": step, "expected_s": steps * step}
+    steps = problem.steps_factor / slack if slack > 0 else math.inf
+    figures = {"target": problem.target, "expected_steps": steps, "step_s": step_s, "expected_s": steps * step_s}
+    return Decision(
+        allocation=seen.allocation(cut=choice.cut, batch_size=choice.batch_size),
+        reason=f"{posed.note}{_changed(seen, choice)}{reason}",
+        figures=figures if sweeps is None else {**figures, "sweeps": float(sweeps)},
+        memory=posed.memory,
+    )
+
+
+def _changed(seen: Observation, choice: Choice) -> str:
+    """Whose cut and batch are others than before, and what they are now."""
+    cuts, clients = seen.world.profile.cuts, len(seen.clients)
+    moved = int((choice.cut != seen.cut).sum())
+    resized = int((choice.batch_size != np.minimum(seen.batch_size, seen.samples)).sum())
+    first, last, sizes = int(choice.cut.min()), int(choice.cut.max()), choice.batch_size
+    where = cuts[first] if first == last else f"{cuts[first]} to {cuts[last]}"
+    size = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+    return f"{moved} of {clients} cuts move (now {where}), {resized} batch sizes change (now {size}): "
 
 
 def nearest(seen: Observation, problem: TimeToTarget) -> Choice:
@@ -120,7 +179,7 @@ def nearest(seen: Observation, problem: TimeToTarget) -> Choice:
         InfeasibleError: Not even that one reaches it; the term that binds is named.
     """
     found = problem.nearest()
-    if problem.slack(found.cut, found.batch_size) > 0:
+    if _reaches(problem, found):
         return found
     share = problem.variance_factor / found.batch_size
     worst = int(share.argmax())
@@ -129,7 +188,7 @@ def nearest(seen: Observation, problem: TimeToTarget) -> Choice:
     if variance >= drift:
         binds = (
             f"The gradients' variance is {variance:g} with the largest batches, of which client"
-            f" {seen.clients[worst]} adds most: batch_size={found.batch_size[worst]} is all it has memory and samples for"
+            f" {seen.clients[worst]} adds most: batch_size={found.batch_size[worst]} is all that it can hold"
         )
     else:
         binds = f"The drift between averages is {drift:g} at the cut {seen.world.profile.cuts[deepest]!r}"
@@ -137,6 +196,10 @@ def nearest(seen: Observation, problem: TimeToTarget) -> Choice:
         f"target={problem.target:g} is out of reach of every cut and batch size: variance and drift come to"
         f" {variance + drift:g}. {binds}."
     )
+
+
+def _reaches(problem: TimeToTarget, choice: Choice) -> bool:
+    return bool(problem.slack(choice.cut, choice.batch_size) > 0)
 
 
 def _check_algorithm(seen: Observation) -> None:

@@ -110,7 +110,7 @@ def observed(world, *, draw=None, statistics=None, batch_size=8, samples=10**6, 
 
 
 def drawn_statistics(draw, cuts):
-    """Variance and drift that matter: at a step of 5e-4, I = 15 and batches of 8, within a factor of 30 of each other."""
+    """Variance and drift that are about as large, at a step of 5e-4, an I of 15 and batches of 8."""
     return GradientStatistics(
         smoothness=10.0,
         variance=10 ** draw.uniform(0, 2),

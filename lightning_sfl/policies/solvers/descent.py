@@ -67,14 +67,16 @@ def descend(
     """
     choice = start if first is None else first(problem, start)
     seconds = [start.seconds, choice.seconds]
-    for sweep in range(1, _MOST_SWEEPS + 1):
+    sweeps = 0
+    while sweeps < _MOST_SWEEPS:
+        sweeps += 1
         before = choice.seconds
         for block in blocks:
             choice = block(problem, choice)
             seconds.append(choice.seconds)
         if before - choice.seconds < _LEAST_CHANGE * before:
             break
-    return Descent(choice=choice, seconds=tuple(seconds), sweeps=sweep)
+    return Descent(choice=choice, seconds=tuple(seconds), sweeps=sweeps)
 
 
 def _better(problem: TimeToTarget, start: Choice, found: Choice) -> Choice:

@@ -28,7 +28,7 @@ class _Lines:
     fixed: FloatArray
     per_sample: FloatArray
 
-    def at(self, batch_size: FloatArray) -> FloatArray:
+    def at(self, batch_size: FloatArray | IntArray) -> FloatArray:
         return np.asarray(self.fixed + self.per_sample * batch_size)
 
     def largest(self, threshold: FloatArray) -> FloatArray:
@@ -223,7 +223,7 @@ class _Tables:
 
 
 def _summed(first: FloatArray, second: FloatArray, cost: _Lines, weight: float) -> FloatArray:
-    """The sum over the clients of the least that each costs up to every cut, (C, G, G), for batches (G, C, K) of two kinds."""
+    """What the clients cost at the least with no cut beyond each one, (C, G, G), for batches (G, C, K) of two kinds."""
     cuts, clients = cost.fixed.shape
     found = np.empty((cuts, len(first), len(second)))
     for rows in _rows(len(first), len(second) * clients):

@@ -17,7 +17,7 @@ from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Choice:
-    """A cut and a batch size for each client, (K,) each, and how long it takes with them until the target is reached."""
+    """Cuts and batch sizes, (K,) each, and the seconds that it takes with them until the target is reached."""
 
     cut: IntArray
     batch_size: IntArray
@@ -67,7 +67,7 @@ class TimeToTarget:
 
     def deepest(self, cut: IntArray) -> IntArray:
         """L, (...) for cuts (..., K)."""
-        return np.maximum(cut.max(axis=-1), self.floor)
+        return np.asarray(np.maximum(cut.max(axis=-1), self.floor))
 
     def slack(self, cut: IntArray, batch_size: IntArray) -> FloatArray:
         """ε - V(b) - D(L), (...) for choices (..., K)."""
@@ -98,7 +98,7 @@ class TimeToTarget:
         return np.asarray(self.ends.own_s[deepest] * clients)
 
     def seconds(self, cut: IntArray, batch_size: IntArray) -> FloatArray:
-        """Θ, (...) for choices (..., K); infinite where the target is out of reach. Whether they may be is not asked."""
+        """Θ, (...) for choices (..., K), allowed or not; infinite where the target is out of reach."""
         slack = self.slack(cut, batch_size)
         with np.errstate(divide="ignore"):
             steps = self.steps_factor / np.maximum(slack, 0.0)
