@@ -124,11 +124,8 @@ class _Tables:
 
     def ranges(self, best: Choice, within: float) -> dict[str, tuple[float, float]]:
         """Within which thresholds of each kind anything better than the best so far must lie."""
-        problem = self.problem
         # Who is better than the ratio λ has time < λ · slack, and no slack is larger than this one.
-        nearest = problem.nearest()
-        bound = problem.step_s(best.cut, best.batch_size) / problem.slack(best.cut, best.batch_size)
-        longest = float(bound) * float(problem.slack(nearest.cut, nearest.batch_size))
+        longest = self.worth(best) * self.most_slack
         allowed = self.most >= self.least
         found = {}
         for name, lines in self.kinds.items():
