@@ -42,16 +42,18 @@ def bound_at(seen: Observation, target: float) -> Bound:
     )
 
 
-def default_target(seen: Observation) -> float:
+def default_target(seen: Observation, problem: TimeToTarget) -> float:
     """ε where none is given, a choice of ours: 5 times what variance and drift come to.
 
-    That is, with the batches that there are now and at the cut in the middle: a target that the first term of the bound
-    can reach, and near enough to the others for them to count.
+    That is, with the batches that there are now and at the cut in the middle, or at the least where even that is more:
+    a target that can be reached, and is near enough for variance and drift to count.
     """
-    bound = bound_at(seen, target=0.0)
-    middle = len(seen.world.profile.cuts) // 2
     batch = np.minimum(seen.batch_size, seen.samples)
-    return _TARGET_SHARE * (bound.variance(batch) + float(bound.drift[middle]))
+    middle = len(problem.drift) // 2
+    nearest = problem.nearest()
+    least = problem.target - float(problem.slack(nearest.cut, nearest.batch_size))
+    usual = problem.variance_factor * float((1.0 / batch).sum()) + float(problem.drift[middle])
+    return _TARGET_SHARE * max(usual, least)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,17 +79,16 @@ def posed(seen: Observation, target: float | None, most_batch: int) -> Posed:
     """
     if target is not None:
         return Posed(problem=time_to_target(seen, target, most_batch))
-    kept = seen.memory.get("target")
-    measured = seen.statistics.is_measured
+    problem, note = time_to_target(seen, 1.0, most_batch), ""
+    usual = default_target(seen, problem)
+    kept, measured = seen.memory.get("target"), seen.statistics.is_measured
     if kept is None or (measured and not seen.memory["measured"]):
-        kept = default_target(seen)
-    problem, note = time_to_target(seen, kept, most_batch), ""
+        kept = usual
+    problem = dataclasses.replace(problem, target=kept)
     if not _reaches(problem, problem.nearest()):
-        kept = default_target(seen)
-        if kept != problem.target:
-            note = f"target={problem.target:g} came out of reach and is now {kept:g}; "
-            problem = dataclasses.replace(problem, target=kept)
-    return Posed(problem=problem, memory={"target": kept, "measured": measured}, note=note)
+        note = f"target={kept:g} came out of reach and is now {usual:g}; "
+        problem = dataclasses.replace(problem, target=usual)
+    return Posed(problem=problem, memory={"target": problem.target, "measured": measured}, note=note)
 
 
 def time_to_target(seen: Observation, target: float, most_batch: int) -> TimeToTarget:

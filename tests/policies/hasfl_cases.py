@@ -1,9 +1,12 @@
 """Small drawn problems for HASFL and its baselines: a world with all that a policy sees of it."""
 
+import dataclasses
+
 import numpy as np
 from world_cases import hand_profile, numbers, whole
 
 from lightning_sfl.allocation import Allocation
+from lightning_sfl.policies import reach
 from lightning_sfl.policies.observation import Observation
 from lightning_sfl.policies.statistics import GradientStatistics
 from lightning_sfl.world.channel.rates import RateChannel
@@ -119,4 +122,23 @@ def drawn_statistics(draw, cuts):
     )
 
 
-__all__ = ["affine", "drawn_profile", "drawn_statistics", "drawn_world", "observed", "whole"]
+def default_problem(seen, most_batch, share=1.0):
+    """The problem at the default target, or at a share of it."""
+    problem = reach.time_to_target(seen, 1.0, most_batch)
+    return dataclasses.replace(problem, target=share * reach.default_target(seen, problem))
+
+
+def default_target(seen):
+    return default_problem(seen, 64).target
+
+
+__all__ = [
+    "affine",
+    "default_problem",
+    "default_target",
+    "drawn_profile",
+    "drawn_statistics",
+    "drawn_world",
+    "observed",
+    "whole",
+]

@@ -4,10 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hasfl_cases import drawn_world, observed
+from hasfl_cases import default_problem, drawn_world, observed
 from references_hasfl import best_and_worst, best_split, newton_jacobi
 
-from lightning_sfl.policies import reach
 from lightning_sfl.policies.solvers.descent import PAPERS_BLOCKS, batches, descend, nearby, splits, together
 from lightning_sfl.policies.solvers.uniform import best_uniform
 
@@ -20,7 +19,7 @@ def drawn_problem(case, most_clients=3, most_cuts=4, most_batch=6, **given):
     clients, cuts = int(draw.integers(1, most_clients + 1)), int(draw.integers(1, most_cuts + 1))
     memory = 10 ** draw.uniform(8, 10, clients) if draw.random() < 0.3 else None
     seen = observed(drawn_world(draw, clients, cuts, memory_byte=memory, **given), draw=draw)
-    problem = reach.time_to_target(seen, reach.default_target(seen) * draw.choice([0.4, 1.0]), most_batch)
+    problem = default_problem(seen, most_batch, draw.choice([0.4, 1.0]))
     problem = dataclasses.replace(problem, floor=int(draw.integers(0, cuts)) if draw.random() < 0.2 else 0)
     start = problem.nearest()
     return problem, best_uniform(problem, seen.samples) or (start if np.isfinite(start.seconds) else None)
@@ -63,7 +62,7 @@ def test_cuts_for_given_batches_are_those_of_the_mixed_integer_program():
     for case in range(40):
         draw = np.random.default_rng(case)
         seen = observed(drawn_world(draw, 5, 5), draw=draw)
-        problem = reach.time_to_target(seen, reach.default_target(seen), 16)
+        problem = default_problem(seen, 16)
         problem = problem.with_batches(draw.integers(4, 17, 5))
         start = problem.nearest()
         if not np.isfinite(start.seconds):

@@ -15,6 +15,7 @@ from lightning_sfl.policies.solvers.time_to_target import Choice, TimeToTarget
 from lightning_sfl.world.arrays import FloatArray, IntArray
 
 _LEVELS = 3  # how often a pair's thresholds are tried, each time between the neighbours of the best
+_THIRDS = 4  # thresholds that are tried of the other kinds before
 _CANDIDATES = 12  # of a grid, which are looked at exactly
 _HOPELESS = 1.1  # how much worse than the best a grid's best is, that narrowing down on it is of no use
 _CHUNK = 32_768  # numbers at a time, which fit into a core's cache
@@ -39,7 +40,7 @@ class _Lines:
         return np.where(self.per_sample > 0, batch, np.where(room >= 0, np.inf, -1.0))
 
 
-def search(problem: TimeToTarget, start: Choice, *, points: int = 12, within: float = np.inf) -> Choice:
+def search(problem: TimeToTarget, start: Choice, *, points: int = 10, within: float = np.inf) -> Choice:
     """The best choice that is found, never worse than the one to start from.
 
     Thresholds are tried pair by pair of their kinds, those of the pairs before being held. The search narrows down on
@@ -52,10 +53,10 @@ def search(problem: TimeToTarget, start: Choice, *, points: int = 12, within: fl
         within: By which factor they may differ from what is the best when their kind's turn comes.
     """
     tables = _Tables(problem)
-    best = start
-    for price in tables.prices:
+    everywhere = within == np.inf
+    best, held = start, tables.third(start, points) if everywhere else {}
+    for price in tables.prices if everywhere else (tables.price_at(start),):
         ranges = tables.ranges(best, within)
-        held: dict[str, float] = {}
         for place, pair in enumerate(tables.pairs):
             if "ends" in pair and price == 2:
                 continue  # at both ends the line between the servers is waited for, and no client
@@ -135,6 +136,27 @@ class _Tables:
             low, high = max(low, now / within), min(high, now * within)
             found[name] = (low, max(low, high))
         return found
+
+    def price_at(self, choice: Choice) -> float:
+        """At how many of a round's two ends the line between the servers is waited for."""
+        problem, who = self.problem, np.arange(len(choice.cut))
+        line_s = problem.line_s(problem.deepest(choice.cut), len(who)) - problem.ends.own_s[choice.cut].sum()
+        waits = [line_s > sent_s[who, choice.cut].max() for sent_s in (problem.ends.broadcast_s, problem.ends.upload_s)]
+        return float(sum(waits))
+
+    def third(self, start: Choice, points: int) -> dict[str, float]:
+        """Of the kinds that are not in the first pair, the thresholds with which that pair's come out best."""
+        ranges = self.ranges(start, np.inf)
+        grid = {kind: _spaced(*ranges[kind], points) for kind in self.pairs[0]}
+        options = [
+            {kind: value} for kind in self.kinds if kind not in grid for value in _spaced(*ranges[kind], _THIRDS)
+        ]
+        seconds = {0: np.inf}
+        for place, held in enumerate(options):
+            tried = self.best_of(self.pairs[0], grid, held, 0.0, start)
+            seconds[place] = np.inf if tried is None else tried[0].seconds
+        place = min(seconds, key=seconds.__getitem__)
+        return options[place] if np.isfinite(seconds[place]) else {}
 
     def best_of(
         self,
