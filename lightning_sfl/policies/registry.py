@@ -3,7 +3,14 @@
 import importlib
 from collections.abc import Mapping
 
-POLICIES: Mapping[str, str] = {}
+POLICIES: Mapping[str, str] = {
+    "hasfl": "lightning_sfl.policies.hasfl:HASFL",
+    "best_uniform": "lightning_sfl.policies.best_uniform:BestUniform",
+    "random": "lightning_sfl.policies.random_allocation:RandomAllocation",
+    "rbs_hams": "lightning_sfl.policies.rbs_hams:RbsHams",
+    "habs_rms": "lightning_sfl.policies.habs_rms:HabsRms",
+    "rbs_rhams": "lightning_sfl.policies.rbs_rhams:RbsRhams",
+}
 """Where each policy's class is, as ``module:class``."""
 
 

@@ -85,10 +85,17 @@ def stages(seen: Observation, batch_size: IntArray) -> Stages:
 
 
 def stage_lines(seen: Observation) -> StageLines:
-    """The table for all batch sizes, from those of 1 and of 2."""
-    one, two = (stages(seen, np.full(len(seen.clients), size)) for size in (1, 2))
-    slopes = {field.name: getattr(two, field.name) - getattr(one, field.name) for field in dataclasses.fields(Stages)}
-    fixed = {name: getattr(one, name) - slope for name, slope in slopes.items()}
+    """The table for all batch sizes, from those of 8 and of 16, which a quantiser's bits make whole bytes of.
+
+    Where a rate is 0, it is not a number.
+    """
+    eight, sixteen = (stages(seen, np.full(len(seen.clients), size)) for size in (8, 16))
+    with np.errstate(invalid="ignore"):
+        slopes = {
+            field.name: (getattr(sixteen, field.name) - getattr(eight, field.name)) / 8
+            for field in dataclasses.fields(Stages)
+        }
+        fixed = {name: getattr(eight, name) - 8 * slope for name, slope in slopes.items()}
     return StageLines(fixed=Stages(**fixed), per_sample=Stages(**slopes))
 
 

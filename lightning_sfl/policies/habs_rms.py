@@ -1,0 +1,52 @@
+"""Random cuts, with the batch sizes that are best for them."""
+
+import dataclasses
+
+from lightning_sfl.policies.decision import Decision
+from lightning_sfl.policies.draws import attempts, check_seed, drawn_cuts
+from lightning_sfl.policies.observation import Observation
+from lightning_sfl.policies.reach import DEFAULT_MOST_BATCH, check_most_batch, check_target, decision, nearest, posed
+from lightning_sfl.policies.solvers.descent import batches, descend
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HabsRms:
+    """HABS+RMS, a baseline of HASFL (arXiv 2506.08426, as recalled): cuts drawn, batches optimised.
+
+    Cuts are drawn anew at every decision, of those at which a client has the memory for a sample; draws that cannot
+    reach the target are drawn again.
+
+    Args:
+        target: ε; see :class:`lightning_sfl.policies.hasfl.HASFL`.
+        most_batch: The largest batch.
+        seed: The seed.
+    """
+
+    target: float | None = None
+    most_batch: int = DEFAULT_MOST_BATCH
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_target("HabsRms", self.target)
+        check_most_batch("HabsRms", self.most_batch)
+        check_seed("HabsRms", self.seed)
+
+    def decide(self, seen: Observation) -> Decision:
+        """See :class:`lightning_sfl.policies.decision.Policy`.
+
+        Raises:
+            ValueError: The algorithm is another than ``splitfed_shared`` and ``splitfed_v1``.
+            InfeasibleError: The target is out of reach, or no draw reaches it.
+        """
+        found = posed(seen, self.target, self.most_batch)
+        problem = found.problem
+        nearest(seen, problem)
+        for attempt in attempts("cuts", problem.target):
+            cut = drawn_cuts(seen, problem.allowed, self.seed, attempt)
+            largest = problem.most[range(len(cut)), cut]
+            start = problem.choice(cut, largest)
+            if problem.slack(cut, largest) > 0:
+                break
+        ended = descend(problem, start, first=None, blocks=(batches,))
+        reason = f"cuts drawn at random, the target is expected in {ended.choice.seconds:.4g} s"
+        return decision(seen, found, ended.choice, reason=reason, sweeps=ended.sweeps)
