@@ -3,7 +3,9 @@
 import importlib
 from collections.abc import Mapping
 
-POLICIES: Mapping[str, str] = {}
+POLICIES: Mapping[str, str] = {
+    "fixed": "lightning_sfl.policies.fixed:Fixed",
+}
 """Where each policy's class is, as ``module:class``."""
 
 
