@@ -5,8 +5,8 @@ the time and φ² of the energy at the share φ of the clock, as the world has i
 bits take what Shannon's rate says.
 
 With re-splits, layers that move are a stage of their own in the first round that is decided for, and the broadcast of
-that round is at the cuts before (``Ends(previous_cut=...)``). Without, they are in the broadcast, which is how a trainer
-sends them. Where clients share the downlink's band, fewer of them may be sent something than is assumed here, so that
+that round is at the cuts before (``Ends(previous_cut=...)``). Without, they are in the broadcast, as a trainer sends
+them. Where clients share the downlink's band, fewer of them may be sent something than is assumed here, so that
 this is a bound; what a decision reports is always the world's own answer.
 """
 

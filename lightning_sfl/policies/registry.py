@@ -4,7 +4,10 @@ import importlib
 from collections.abc import Mapping
 
 POLICIES: Mapping[str, str] = {
+    "asfl": "lightning_sfl.policies.asfl:ASFL",
     "fixed": "lightning_sfl.policies.fixed:Fixed",
+    "latency_only": "lightning_sfl.policies.latency_only:LatencyOnly",
+    "myopic": "lightning_sfl.policies.myopic:Myopic",
 }
 """Where each policy's class is, as ``module:class``."""
 

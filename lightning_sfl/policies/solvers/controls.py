@@ -112,6 +112,14 @@ class Setting:
     second_per_bit: FloatArray
     band_hz: FloatArray
 
+    def of(self, problem: int) -> "Setting":
+        """That of one of the problems."""
+        return Setting(
+            share=self.share[problem][None],
+            second_per_bit=self.second_per_bit[problem][None],
+            band_hz=self.band_hz[problem][None],
+        )
+
 
 def value_of(work: Work, limits: Limits, setting: Setting) -> FloatArray:
     """What M settings cost, (M,)."""

@@ -20,6 +20,8 @@ from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 _CLOCKS = 5
 _POWERS = 5
 _POWER_STEP = 0.25
+_THRESHOLDS = 20
+_FEW = 400  # clients squared times cuts
 _MOST_SWEEPS = 20
 _CHANGE = 1e-3  # a smaller relative one ends it
 
@@ -52,23 +54,28 @@ class Round:
     fits: BoolArray
     floor_s: Callable[[IntArray], FloatArray]
 
-    def work(self, cut: IntArray) -> Work:
-        """What it asks at these cuts, (K,)."""
-        who = np.arange(len(cut))
+    def work(self, cuts: IntArray) -> Work:
+        """What it asks at M times everybody's cuts, (M, K)."""
+        who = np.arange(cuts.shape[1])[None]
         return Work(
-            clock_s=self.clock_s[:, who, cut][:, None],
-            bit=self.bit[:, who, cut][:, None],
-            given_s=self.given_s[:, who, cut][:, None],
+            clock_s=self.clock_s[:, who, cuts],
+            bit=self.bit[:, who, cuts],
+            given_s=self.given_s[:, who, cuts],
             weight=self.weight,
-            floor_s=self.floor_s(cut)[:, None],
-            clock_price=self.clock_price[who, cut][None],
-            bit_price=self.bit_price[who, cut][None],
+            floor_s=np.stack([self.floor_s(cut) for cut in cuts], axis=1),
+            clock_price=self.clock_price[who, cuts],
+            bit_price=self.bit_price[who, cuts],
         )
+
+    def values(self, cuts: IntArray, limits: Limits, setting: Setting) -> FloatArray:
+        """What cuts, (M, K), and settings cost, (M,)."""
+        own = self.own_price[np.arange(cuts.shape[1])[None], cuts].sum(axis=1) + self.base[cuts.max(axis=1)]
+        found: FloatArray = own + value_of(self.work(cuts), limits, setting)
+        return found
 
     def value(self, cut: IntArray, limits: Limits, setting: Setting) -> float:
         """What cuts, (K,), and a setting cost."""
-        own = self.own_price[np.arange(len(cut)), cut].sum() + self.base[cut.max()]
-        return float(own + value_of(self.work(cut), limits, setting)[0])
+        return float(self.values(cut[None], limits, setting)[0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,15 +102,16 @@ def even_setting(limits: Limits) -> Setting:
     )
 
 
-def solve_split(problem: Round, limits: Limits, setting: Setting) -> IntArray:
+def solve_split(problem: Round, limits: Limits, setting: Setting, *, most_thresholds: int | None = None) -> IntArray:
     """The best cuts, (K,), of everybody's at this setting."""
-    return split_sweep(_options(problem, limits, setting, setting.share, setting.second_per_bit))
+    options = _options(problem, limits, setting, setting.share, setting.second_per_bit)
+    return split_sweep(options, most_thresholds=most_thresholds)
 
 
 def solve_split_and_controls(problem: Round, limits: Limits) -> Solution:
     """Cuts and settings of a low cost."""
     setting = even_setting(limits)
-    cut = solve_split(problem, limits, setting)
+    cut = solve_split(problem, limits, setting, most_thresholds=_THRESHOLDS)
     values = [problem.value(cut, limits, setting)]
     for _ in range(_MOST_SWEEPS):
         before = values[-1]
@@ -113,31 +121,86 @@ def solve_split_and_controls(problem: Round, limits: Limits) -> Solution:
             values.append(value)
         elif len(values) > 1:
             break  # the controls are already the best at these cuts
-        tried = solve_controls(problem.work(cut), limits)
+        tried = solve_controls(problem.work(cut[None]), limits)
         if (value := problem.value(cut, limits, tried)) < values[-1]:
             setting = tried
             values.append(value)
         if values[-1] > before - _CHANGE * abs(before):
             break
+    while (near := _near(problem, cut)) is not None:
+        settings = solve_controls(problem.work(near), limits)
+        costs = problem.values(near, limits, settings)
+        best = int(costs.argmin())
+        if costs[best] >= values[-1] - _CHANGE * abs(values[-1]):
+            break
+        cut, setting = near[best], settings.of(best)
+        values.append(float(costs[best]))
     return Solution(cut=cut, setting=setting, values=tuple(values))
+
+
+def _near(problem: Round, cut: IntArray) -> IntArray | None:
+    """All cuts that differ in one client from these, and all common ones, (M, K), where clients are few.
+
+    The split's block gives a client that moves the band that it has. Where there are few, one of them may need so much
+    more or less that all others' parts of the band change; where there are many, it makes no difference.
+    """
+    clients, cuts = problem.fits.shape
+    if clients**2 * cuts > _FEW:
+        return None
+    moved = np.tile(cut, (clients * cuts, 1))
+    moved[np.arange(clients * cuts), np.repeat(np.arange(clients), cuts)] = np.tile(np.arange(cuts), clients)
+    near = np.concatenate([moved, np.tile(np.arange(cuts)[:, None], (1, clients))])
+    return near[problem.fits[np.arange(clients)[None], near].all(axis=1)]
+
+
+def solve_within(problem: Round, limits: Limits, most_joule: FloatArray) -> Solution:
+    """The cuts, clocks and powers of a grid that take least time with no client above its energy, in a like band.
+
+    A client that can keep to it nowhere takes what needs least.
+
+    Args:
+        problem: At a price of 1 per second and per joule, (K,).
+        limits: Within what clients are controlled.
+        most_joule: What each may take, (K,).
+    """
+    setting = even_setting(limits)
+    share, x = _levels(limits, setting.band_hz)
+    options = _options(problem, limits, setting, share, x)
+    own = np.tile(problem.own_price, len(share))
+    joule = np.where(np.isfinite(options.cost), options.cost - own, np.inf)
+    within = joule <= np.maximum(most_joule, joule.min(axis=1))[:, None]
+    chosen = split_sweep(dataclasses.replace(options, cost=np.where(within, own, np.inf)), most_thresholds=_THRESHOLDS)
+    cut, found = _taken(chosen, problem, share, x, setting.band_hz)
+    return Solution(cut=cut, setting=found, values=(problem.value(cut, limits, found),))
 
 
 def _split_block(problem: Round, limits: Limits, cut: IntArray, setting: Setting) -> tuple[IntArray, Setting]:
     """The best cuts, each at some clock and power."""
-    band = setting.band_hz
+    shares, levels = _levels(limits, setting.band_hz)
+    share, x = np.concatenate([setting.share, shares]), np.concatenate([setting.second_per_bit, levels])
+    # The first options are those of now. Few thresholds do: clocks and powers are solved for exactly afterwards.
+    chosen = split_sweep(_options(problem, limits, setting, share, x), start=cut, most_thresholds=_THRESHOLDS)
+    return _taken(chosen, problem, share, x, setting.band_hz)
+
+
+def _levels(limits: Limits, band: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Clocks, as shares, and seconds per bit that a client is offered in its band, (L, K) each."""
     clocks = limits.lowest_share ** np.linspace(0, 1, _CLOCKS if (limits.lowest_share < 1).any() else 1)[:, None]
-    powers = _POWER_STEP ** np.arange(_POWERS if limits.second_per_bit is None else 1)[:, None]
     if limits.second_per_bit is None:
-        levels = limits.second_per_bit_at(limits.most_watt * powers, band)
+        powers = _POWER_STEP ** np.arange(_POWERS)[:, None]
+        x = limits.second_per_bit_at(limits.most_watt * powers, band)
     else:
-        levels = limits.second_per_bit[None]
-    share = np.concatenate([setting.share, np.repeat(clocks, len(levels), axis=0)])
-    x = np.concatenate([setting.second_per_bit, np.tile(levels, (len(clocks), 1))])
-    cuts = problem.fits.shape[1]
-    chosen = split_sweep(_options(problem, limits, setting, share, x), start=cut)  # the first are those of now
-    level, who = chosen // cuts, np.arange(len(cut))
-    found = Setting(share=share[level, who][None], second_per_bit=x[level, who][None], band_hz=band)
-    return chosen % cuts, found
+        x = limits.second_per_bit[None]
+    return np.repeat(clocks, len(x), axis=0), np.tile(x, (len(clocks), 1))
+
+
+def _taken(
+    chosen: IntArray, problem: Round, share: FloatArray, x: FloatArray, band: FloatArray
+) -> tuple[IntArray, Setting]:
+    """Cuts and setting of options, (K,)."""
+    cuts, who = problem.fits.shape[1], np.arange(len(chosen))
+    level = chosen // cuts
+    return chosen % cuts, Setting(share=share[level, who][None], second_per_bit=x[level, who][None], band_hz=band)
 
 
 def _options(problem: Round, limits: Limits, setting: Setting, share: FloatArray, x: FloatArray) -> Options:

@@ -21,8 +21,8 @@ import numpy as np
 
 from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 
-_ENTRIES = 2_000_000  # of a table (K, T1, T2), 16 MB
-_FEWEST = 24
+_ENTRIES = 2_000_000  # of a table (T1, T2, K), 16 MB
+_FEWEST = 16
 _ROUNDING = 1e-12
 
 
@@ -58,25 +58,31 @@ class Options:
         return float(own + self.weight @ self.longest_s(chosen) + self.base[self.depth[chosen].max()])
 
 
-def split_sweep(options: Options, start: IntArray | None = None) -> IntArray:
+def split_sweep(options: Options, start: IntArray | None = None, *, most_thresholds: int | None = None) -> IntArray:
     """The best options, (K,); never worse than those of ``start``.
 
-    Every client needs an option of finite cost.
+    Args:
+        options: What there is to choose from; every client needs an option of finite cost.
+        start: What is to be improved.
+        most_thresholds: How many times of a stage are tried; None: as many as there is room for.
     """
+    room = max(_FEWEST, int(np.sqrt(_ENTRIES / len(options.cost))))
+    if most_thresholds is not None:
+        room = min(room, most_thresholds)
     stages = [int(stage) for stage in np.flatnonzero(options.weight > 0)]
     stages = sorted(stages, key=lambda stage: -_spread(options, stage))
     best = _cheapest(options, np.isfinite(options.cost)) if start is None else start
     value = options.value(best)
     pairs = list(itertools.combinations(stages, 2)) or [(0, 0)]
     if len(pairs) > 1:
-        for chosen in _swept(options, pairs[0], np.full(len(options.weight), np.inf), value, every_depth=True):
+        for chosen in _swept(options, pairs[0], np.full(len(options.weight), np.inf), value, room, every_depth=True):
             if (found := options.value(chosen)) < value:
                 best, value = chosen, found
     untried = list(pairs)
     while untried:
         pair = untried.pop(0)
         caps = options.longest_s(best)
-        for chosen in _swept(options, pair, caps, value):
+        for chosen in _swept(options, pair, caps, value, room):
             if (found := options.value(chosen)) < value * (1 - _ROUNDING):
                 best, value = chosen, found
                 untried = [other for other in pairs if other != pair]
@@ -98,7 +104,7 @@ def _cheapest(options: Options, allowed: BoolArray) -> IntArray:
 
 
 def _swept(
-    options: Options, pair: tuple[int, int], caps: FloatArray, value: float, *, every_depth: bool = False
+    options: Options, pair: tuple[int, int], caps: FloatArray, value: float, room: int, *, every_depth: bool = False
 ) -> list[IntArray]:
     """The best options for a pair of stages, the other stages kept below their caps.
 
@@ -109,26 +115,38 @@ def _swept(
     for stage in range(len(caps)):
         if stage not in pair:
             allowed &= options.time_s[stage] <= caps[stage]
-    grids = [_thresholds(options, stage, allowed, pair, caps, value) for stage in pair]
+    grids = [_thresholds(options, stage, allowed, value, room) for stage in pair]
     if not all(len(grid) for grid in grids):
         return []
     first, second = pair
     places = [np.searchsorted(grid, options.time_s[stage]) for grid, stage in zip(grids, pair, strict=True)]
     allowed &= (places[0] < len(grids[0])) & (places[1] < len(grids[1]))
-    table = np.full((len(options.cost), len(grids[0]), len(grids[1])), np.inf)
+    table = np.full((len(grids[0]), len(grids[1]), len(options.cost)), np.inf)
     price = options.weight[first] * grids[0][:, None]
     if first != second:
         price = price + options.weight[second] * grids[1][None]
     fixed = sum(options.weight[stage] * caps[stage] for stage in range(len(caps)) if stage not in pair)
     free = not np.isfinite(fixed)
     found: list[tuple[float, IntArray]] = []
+    least_price = float(price.min()) + (0.0 if free else float(fixed))
+    least_cost = float(np.where(allowed, options.cost, np.inf).min(axis=1).sum())
     for depth in np.unique(options.depth):
-        clients, columns = np.nonzero(allowed & (options.depth == depth))
-        entries = (clients, places[0][clients, columns], places[1][clients, columns])
+        there = np.flatnonzero(options.depth == depth)
+        clients, columns = np.nonzero(allowed[:, there])
+        columns = there[columns]
+        if not len(clients):
+            continue
+        entries = (places[0][clients, columns], places[1][clients, columns], clients)
         np.minimum.at(table, entries, options.cost[clients, columns])
-        np.minimum.accumulate(table, axis=1, out=table)
-        np.minimum.accumulate(table, axis=2, out=table)
-        total = table.sum(axis=0) + price
+        if options.base[depth:].min() + least_price + least_cost >= value:
+            break
+        if options.base[depth] + least_price + least_cost >= value:
+            continue  # what is allowed here is so at every depth from here on
+        for row in range(1, table.shape[0]):  # faster than accumulate, whose inner loop is not along the clients
+            np.minimum(table[row], table[row - 1], out=table[row])
+        for row in range(1, table.shape[1]):
+            np.minimum(table[:, row], table[:, row - 1], out=table[:, row])
+        total = table.sum(axis=2) + price
         place = np.unravel_index(int(total.argmin()), total.shape)
         least = float(total[place]) + float(options.base[depth]) + (0.0 if free else float(fixed))
         if np.isfinite(least) and least < value:
@@ -139,15 +157,13 @@ def _swept(
     return [min(found, key=lambda entry: entry[0])[1]] if found else []
 
 
-def _thresholds(
-    options: Options, stage: int, allowed: BoolArray, pair: tuple[int, int], caps: FloatArray, value: float
-) -> FloatArray:
+def _thresholds(options: Options, stage: int, allowed: BoolArray, value: float, room: int) -> FloatArray:
     """The times of a stage that can be the longest of a choice better than ``value``, ascending, as many as fit."""
     time_s = np.where(allowed, options.time_s[stage], np.inf)
     floor = max(float(time_s.min(axis=1).max()), float(options.floor_s[stage]))
     # Everything else costs at least this, so that a threshold above what is left is too dear.
     rest = float(np.where(allowed, options.cost, np.inf).min(axis=1).sum() + options.base.min())
-    for other in range(len(caps)):
+    for other in range(len(options.weight)):
         if other != stage:
             shortest = np.where(allowed, options.time_s[other], np.inf).min(axis=1).max()
             rest += float(options.weight[other] * max(shortest, options.floor_s[other]))
@@ -157,7 +173,6 @@ def _thresholds(
     if not np.isfinite(floor):
         return np.empty(0)
     inside = time_s[(time_s >= floor) & (time_s <= most)]
-    room = max(_FEWEST, int(np.sqrt(_ENTRIES / len(options.cost))))
     values: FloatArray
     if len(inside) <= 4 * room and len(values := np.unique(np.append(inside, floor))) <= room:
         return values
