@@ -10,6 +10,10 @@ POLICIES: Mapping[str, str] = {
     "rbs_hams": "lightning_sfl.policies.rbs_hams:RbsHams",
     "habs_rms": "lightning_sfl.policies.habs_rms:HabsRms",
     "rbs_rhams": "lightning_sfl.policies.rbs_rhams:RbsRhams",
+    "asfl": "lightning_sfl.policies.asfl:ASFL",
+    "fixed": "lightning_sfl.policies.fixed:Fixed",
+    "latency_only": "lightning_sfl.policies.latency_only:LatencyOnly",
+    "myopic": "lightning_sfl.policies.myopic:Myopic",
 }
 """Where each policy's class is, as ``module:class``."""
 

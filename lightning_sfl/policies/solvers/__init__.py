@@ -1,1 +1,1 @@
-"""Solvers of the problems that policies pose: functions of arrays, which know no policy."""
+"""Solvers: functions of arrays, which know no policy."""
