@@ -3,7 +3,12 @@
 import importlib
 from collections.abc import Mapping
 
-POLICIES: Mapping[str, str] = {}
+POLICIES: Mapping[str, str] = {
+    "sflam": "lightning_sfl.policies.sflam:SFLAM",
+    "maximum_power": "lightning_sfl.policies.maximum_power:MaximumPower",
+    "equal_bandwidth": "lightning_sfl.policies.equal_bandwidth:EqualBandwidth",
+    "fixed_bits": "lightning_sfl.policies.fixed_bits:FixedBits",
+}
 """Where each policy's class is, as ``module:class``."""
 
 
