@@ -104,6 +104,8 @@ def test_the_least_band_is_that_of_the_highest_power():
     )
     rate = np.array([2.0**20 * np.log2(1 + 1e6 / 2.0**20), 0.99e6 / np.log(2), 1.01e6 / np.log(2)])
     found = least_band(sending, 1.0 / rate)
+    wide = np.array([1e9, 1.1e10, 1e13])
+    assert least_band(sending, np.log(2) / (wide * np.log1p(1e6 / wide))) == pytest.approx(wide, rel=1e-6)
     assert found[0] == pytest.approx(2.0**20)
     assert found[1] * np.log2(1 + 1e6 / found[1]) == pytest.approx(rate[1], rel=1e-6)
     assert found[2] == np.inf

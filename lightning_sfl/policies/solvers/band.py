@@ -23,6 +23,7 @@ from lightning_sfl.world.arrays import FloatArray
 _LN2 = math.log(2.0)
 _TOLERANCE = 1e-4
 _WITHOUT_LIMIT = 100.0
+_NEAR = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,10 +49,13 @@ def least_band(sending: Sending, airtime: FloatArray) -> FloatArray:
     full = sending.most_watt * sending.gain_to_noise_hz_per_watt
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(airtime > 0, _LN2 / (full * airtime), np.inf)  # of the rate that all the band of the world has
-    possible = (share > 0) & (share < 1.0 - 1e-9)
-    safe = np.where(possible, share, 0.5)
+    left = 1.0 - share
+    possible, near = (share > 0) & (left > 1e-9), left < _NEAR
+    safe = np.where(possible & ~near, share, 0.5)
     ratio = -lambertw(-safe * np.exp(-safe), -1).real / safe - 1.0
-    found: FloatArray = np.where(possible, full / np.maximum(ratio, 1e-300), np.where(share > 0, np.inf, 0.0))
+    # ln(1 + x)/x = 1 - x/2 + x²/3 - …, where W has no digits left.
+    ratio = np.where(possible & near, 2.0 * left + 8.0 / 3.0 * left**2, ratio)
+    found: FloatArray = np.where(possible, full / ratio, np.where(share > 0, np.inf, 0.0))
     return found
 
 
@@ -142,6 +146,8 @@ def _least_band_slope(
     sends = sending.sends()
     safe = np.where(sends, airtime, 1.0)
     ratio = sending.most_watt * sending.gain_to_noise_hz_per_watt / np.where(sends, least_hz, 1.0)
-    gained = np.log1p(ratio) - ratio / (1.0 + ratio)  # of the rate, per hertz, in nats
-    found: FloatArray = np.where(sends, -_LN2 / (safe**2 * np.maximum(gained, 1e-300)), 0.0)
+    # Of the rate, per hertz, in nats; its series where the difference has no digits left.
+    near = ratio < _NEAR
+    gained = np.where(near, ratio**2 * (0.5 - ratio * 2.0 / 3.0), np.log1p(ratio) - ratio / (1.0 + ratio))
+    found: FloatArray = np.where(sends, -_LN2 / (safe**2 * gained), 0.0)
     return found
