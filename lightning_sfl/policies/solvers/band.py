@@ -80,14 +80,15 @@ def relax(sending: Sending, total_hz: float, start_deadline_s: FloatArray, to_be
             slope = by_deadline(sending, grows, stage) * deadline_s / needed_hz
             return Seen(slope=slope, value=float(np.log(needed_hz / total_hz)), allowed=False)
         band_hz, worth = _divided(sending, total_hz, airtime, least_hz, worth)
-        by_airtime, by_band = sending.joule_slopes(airtime, band_hz)
+        energy = sending.energy(airtime, band_hz)
+        by_airtime = energy.by_airtime
         at_limit = (band_hz <= least_hz) & sending.sends()
         if at_limit.any():
             grows = _least_band_slope(sending, airtime, least_hz)
-            by_airtime = np.where(at_limit, by_airtime + (by_band + worth) * grows, by_airtime)
-        joule = sending.price_per_joule * float(sending.joule(airtime, band_hz).sum())
+            by_airtime = np.where(at_limit, by_airtime + (energy.by_band + worth) * grows, by_airtime)
         slope = sending.price_per_s + sending.price_per_joule * by_deadline(sending, by_airtime, stage)
-        return Seen(slope=slope * deadline_s, value=float(sending.price_per_s @ deadline_s) + joule)
+        value = float(sending.price_per_s @ deadline_s) + sending.price_per_joule * energy.joule
+        return Seen(slope=slope * deadline_s, value=value)
 
     room = to_beat - float(sending.price_per_s @ fastest) - sending.price_per_joule * float(sending.least_joule.sum())
     if room <= 0.0:
@@ -139,9 +140,7 @@ def _divided(
     return band(log_worth), math.exp(log_worth)
 
 
-def _least_band_slope(
-    sending: Sending, airtime: FloatArray, least_hz: FloatArray, near: float | None = None
-) -> FloatArray:
+def _least_band_slope(sending: Sending, airtime: FloatArray, least_hz: FloatArray) -> FloatArray:
     """By how much the least bandwidth changes with the air time, (K,), at most 0."""
     sends = sending.sends()
     safe = np.where(sends, airtime, 1.0)

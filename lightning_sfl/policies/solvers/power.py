@@ -51,10 +51,10 @@ def least_power(sending: Sending, band_hz: FloatArray, to_beat: float = np.inf) 
     def look(log_deadline: FloatArray) -> Seen:
         deadline_s = np.exp(log_deadline)
         airtime, stage = sending.slowest_airtime(deadline_s)
-        by_airtime, _ = sending.joule_slopes(airtime, band_hz)
-        joule = sending.price_per_joule * float(sending.joule(airtime, band_hz).sum())
-        slope = sending.price_per_s + sending.price_per_joule * by_deadline(sending, by_airtime, stage)
-        return Seen(slope=slope * deadline_s, value=float(sending.price_per_s @ deadline_s) + joule)
+        energy = sending.energy(airtime, band_hz)
+        slope = sending.price_per_s + sending.price_per_joule * by_deadline(sending, energy.by_airtime, stage)
+        value = float(sending.price_per_s @ deadline_s) + sending.price_per_joule * energy.joule
+        return Seen(slope=slope * deadline_s, value=value)
 
     highest = np.log(fastest + room / sending.price_per_s)
     found = minimise(look, np.log(fastest), highest, to_beat=start, tolerance=TOLERANCE)
@@ -67,11 +67,9 @@ def least_power(sending: Sending, band_hz: FloatArray, to_beat: float = np.inf) 
 
 def by_deadline(sending: Sending, by_airtime: FloatArray, stage: IntArray) -> FloatArray:
     """Slopes in the air times, (K,), turned into slopes in the deadlines that set them, (P,)."""
-    clients = np.flatnonzero(sending.sends())
-    at_stage = stage[clients]
-    found = np.zeros(len(sending.price_per_s))
-    np.add.at(found, at_stage, by_airtime[clients] / sending.bit[at_stage, clients])
-    return found
+    bit = sending.bit[stage, np.arange(len(stage))]
+    slopes = np.divide(by_airtime, bit, out=np.zeros_like(bit), where=bit > 0)
+    return np.asarray(np.bincount(stage, slopes, minlength=len(sending.price_per_s)), dtype=np.float64)
 
 
 def _at(sending: Sending, band_hz: FloatArray, deadline_s: FloatArray) -> Sent:

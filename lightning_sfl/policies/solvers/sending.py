@@ -24,6 +24,21 @@ _LN2 = math.log(2.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Energy:
+    """What sending takes.
+
+    Attributes:
+        joule: Of all clients.
+        by_airtime: By how much it changes with each one's air time, (K,), at most 0.
+        by_band: And with its bandwidth, (K,), at most 0.
+    """
+
+    joule: float
+    by_airtime: FloatArray
+    by_band: FloatArray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sending:
     """The problem, for K clients and P stages.
 
@@ -86,16 +101,17 @@ class Sending:
         found: FloatArray = self.sent_bit * _LN2 / self.gain_to_noise_hz_per_watt
         return found
 
-    def joule_slopes(self, airtime: FloatArray, band_hz: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """By how much the energy changes with the air time, and with the bandwidth, (K,) each, at most 0."""
+    def energy(self, airtime: FloatArray, band_hz: FloatArray) -> "Energy":
+        """The same, and by how much it changes."""
         load = _LN2 / (band_hz * airtime)
-        # (e^u (u - 1) + 1) / u, the slope of (e^u - 1)/u times u; its series where the difference has no digits left.
+        # (e^u (u - 1) + 1) / u and (e^u - 1)/u; their series where the differences have no digits left.
         near = load < 1e-4
         safe = np.where(near, 1.0, load)
-        falls = np.where(near, load * (0.5 + load / 3.0), (np.expm1(safe) * (safe - 1.0) + safe) / safe)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            by_airtime = np.where(np.isinf(airtime), 0.0, -self.least_joule * falls / airtime)
-        return by_airtime, -self.least_joule * falls / band_hz
+        grown = np.expm1(safe)
+        falls = np.where(near, load * (0.5 + load / 3.0), grown + 1.0 - grown / safe)
+        joule = self.least_joule * np.where(near, 1.0 + load * (0.5 + load / 6.0), grown / safe)
+        saved = self.least_joule * falls
+        return Energy(joule=float(joule.sum()), by_airtime=-saved / airtime, by_band=-saved / band_hz)
 
     def cost(self, airtime: FloatArray, band_hz: FloatArray) -> float:
         """What it costs in all."""
