@@ -21,7 +21,6 @@ from lightning_sfl.policies.solvers.power import at_most_power
 from lightning_sfl.policies.solvers.sending import Sending
 from lightning_sfl.world.arrays import FloatArray, IntArray
 from lightning_sfl.world.cost.round_cost import RoundCost
-from lightning_sfl.world.cost.step_cost import Controls
 from lightning_sfl.world.world import Ends
 
 
@@ -35,9 +34,6 @@ class Plan:
         bits: Bits per element that crosses, (K,); None: nobody has a quantiser.
         sending: What is left to decide; None where nobody sends anything.
         fixed: What of the objective it does not change.
-        reference_s: T_ref.
-        reference_joule: E_ref.
-        weight: w.
     """
 
     seen: Observation
@@ -45,9 +41,6 @@ class Plan:
     bits: IntArray | None
     sending: Sending | None
     fixed: float
-    reference_s: float
-    reference_joule: float
-    weight: float
 
     @property
     def equal_hz(self) -> FloatArray:
@@ -70,7 +63,7 @@ class Plan:
         needed = np.where(self.sending.sends(), self.sending.watt(airtime, band_hz), self.sending.most_watt)
         # Never 0, which is no power, and to rounding it may be above the highest.
         watt = np.clip(needed, np.finfo(np.float64).tiny, self.sending.most_watt)
-        cost = round_of(self.seen, self.bits, Controls(power_watt=watt, bandwidth_hz=band_hz))
+        cost = round_of(self.seen, self.bits, watt, band_hz)
         objective = costs[-1] + self.fixed
         figures = {} if bound is None else {"objective_bound": bound + self.fixed}
         words = [] if self.bits is None else [f"{_span(self.bits)} bits"]
@@ -105,31 +98,22 @@ def plan(policy: Policy, seen: Observation, weight: float, choices: Sequence[int
     radio, total_hz = _shared(name, seen)
     clients = len(seen.clients)
     equal_hz = np.full(clients, total_hz / clients)
-    full = Controls(power_watt=radio.most_watt, bandwidth_hz=equal_hz)
     unquantised = None if seen.bits is None else np.full(clients, UNENCODED_BIT)
-    reference = round_of(seen, unquantised, full)
-    reference_s, reference_joule = reference.total_s, float(client_joule(reference).sum())
+    reference = round_of(seen, unquantised, radio.most_watt, equal_hz)
     bits = None if seen.bits is None else _bits(name, seen, choices, most_error)
-    cost = round_of(seen, bits, full)
-    second, joule = weight / reference_s, (1.0 - weight) / reference_joule if reference_joule > 0 else 0.0
+    cost = round_of(seen, bits, radio.most_watt, equal_hz)
+    spent = float(client_joule(reference).sum())
+    second, joule = weight / reference.total_s, (1.0 - weight) / spent if spent > 0 else 0.0
     sending = _sending(cost, radio, second, joule)
     fixed = second * cost.total_s + joule * float(client_joule(cost).sum())
     if sending is not None:
         fixed -= at_most_power(sending, equal_hz).cost
-    return Plan(
-        seen=seen,
-        total_hz=total_hz,
-        bits=bits,
-        sending=sending,
-        fixed=fixed,
-        reference_s=reference_s,
-        reference_joule=reference_joule,
-        weight=weight,
-    )
+    return Plan(seen=seen, total_hz=total_hz, bits=bits, sending=sending, fixed=fixed)
 
 
-def round_of(seen: Observation, bits: IntArray | None, controls: Controls) -> RoundCost:
-    """What a round costs as the channel is seen now; nobody's cut moves."""
+def round_of(seen: Observation, bits: IntArray | None, watt: FloatArray, band_hz: FloatArray) -> RoundCost:
+    """What a round costs as the channel is seen now, with the clocks as they are; nobody's cut moves."""
+    controls = dataclasses.replace(seen.controls, power_watt=watt, bandwidth_hz=band_hz)
     who = seen.participation(bits=None if bits is None else bits.astype(np.float64), controls=controls)
     return seen.world.round(who, Ends(optimizer_state=seen.sends_state), round=seen.round)
 

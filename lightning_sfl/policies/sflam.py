@@ -35,7 +35,7 @@ class SFLAM:
 
     weight: float = 0.5
     most_error: float = 4e-6
-    bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, UNENCODED_BIT)
+    bits: tuple[int, ...] = (*range(2, 17), UNENCODED_BIT)
     subchannels: int | None = None
 
     def __post_init__(self) -> None:

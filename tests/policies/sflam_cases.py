@@ -13,7 +13,6 @@ from lightning_sfl.policies.solvers.power import at_most_power
 from lightning_sfl.policies.solvers.sending import Sending
 from lightning_sfl.policies.statistics import assumed
 from lightning_sfl.world.channel.wireless import SharedBandwidth, WirelessChannel
-from lightning_sfl.world.cost.step_cost import Controls
 from lightning_sfl.world.devices.fleet import Fleet
 from lightning_sfl.world.devices.server import Server
 from lightning_sfl.world.world import Ends, World
@@ -143,14 +142,15 @@ def cost_of(seen, allocation):
     """What the world says."""
     bits = seen.bits if allocation.bits is None else np.array(allocation.bits, dtype=float)[seen.clients]
     power_watt, bandwidth_hz = np.array([allocation.transmit_power_watt, allocation.bandwidth_hz])[:, seen.clients]
-    controls = Controls(power_watt=power_watt, bandwidth_hz=bandwidth_hz)
+    controls = dataclasses.replace(seen.controls, power_watt=power_watt, bandwidth_hz=bandwidth_hz)
     return seen.world.round(seen.participation(bits=bits, controls=controls), Ends(), round=seen.round)
 
 
 def at_full_power(seen, bits=32.0):
     """Everybody at the highest power in an equal part of the band."""
     radio, clients = seen.radio, len(seen.clients)
-    controls = Controls(power_watt=radio.most_watt, bandwidth_hz=np.full(clients, radio.total_hz / clients))
+    equal_hz = np.full(clients, radio.total_hz / clients)
+    controls = dataclasses.replace(seen.controls, power_watt=radio.most_watt, bandwidth_hz=equal_hz)
     chosen = None if seen.bits is None else np.broadcast_to(np.asarray(bits, dtype=float), (clients,)).copy()
     return seen.world.round(seen.participation(bits=chosen, controls=controls), Ends(), round=seen.round)
 

@@ -17,6 +17,7 @@ from lightning_sfl.policies.registry import policy_class
 from lightning_sfl.policies.sflam import SFLAM
 from lightning_sfl.world.channel.rates import RateChannel
 from lightning_sfl.world.channel.wireless import OwnBandwidth
+from lightning_sfl.world.cost.step_cost import Controls
 
 POLICIES = (SFLAM, MaximumPower, EqualBandwidth, FixedBits)
 
@@ -93,6 +94,19 @@ def test_who_takes_no_part_keeps_what_it_has():
     assert [allocation.transmit_power_watt[client] for client in (0, 2)] == [0.3, 0.3]
     assert allocation.bits == [7, 8, 7, 8, 8]
     assert sum(allocation.bandwidth_hz[client] for client in here) == pytest.approx(1e6)
+
+
+def test_clocks_and_powers_that_were_given_before():
+    """Clocks at half count as they are; powers and bands that were given before are decided anew."""
+    slow = Controls(clock_hz=np.array([5e7, 2.5e7, 4.5e7]), power_watt=np.full(3, 0.01), bandwidth_hz=np.full(3, 1e3))
+    fleet = dataclasses.replace(three().world.fleet, lowest_clock_hz=np.full(3, 1e6))
+    seen = dataclasses.replace(three(), world=dataclasses.replace(three().world, fleet=fleet), controls=slow)
+    decision, cost = decided(SFLAM(), seen)
+    assert cost.steps[0].forward_s == pytest.approx(2 * decided(SFLAM(), three())[1].steps[0].forward_s)
+    assert decision.figures["objective"] == pytest.approx(objective(seen, 0.5, cost), rel=1e-7)
+    assert decision.figures["round_s"] == cost.total_s
+    assert decision.allocation.clock_hz is None
+    assert min(decision.allocation.bandwidth_hz) > 1e4
 
 
 def test_energy_of_computing_counts_where_it_is_modelled():

@@ -83,13 +83,15 @@ def numbers(
 ) -> IntArray:
     """The numbers that meet the deadlines with the least energy, (K,); ``start`` is known to meet them."""
     airtime, _ = sending.slowest_airtime(deadline_s)
-    if start is not None:
+    if start is None:
+        least = _least_number(sending, width_hz, airtime)
+        divided_hz = divide(sending, width_hz * total, deadline_s)[0]
+        count = np.maximum(least, np.floor(divided_hz / width_hz).astype(np.int64))
+    else:
+        # To rounding, a deadline may ask for a little more than the highest power gives.
         airtime = np.maximum(airtime, sending.least_airtime(_band(width_hz, start)))
         least = np.minimum(_least_number(sending, width_hz, airtime), start)
-    else:
-        least = _least_number(sending, width_hz, airtime)
-    divided = divide(sending, width_hz * total, deadline_s)[0] if start is None else _band(width_hz, start)
-    count = np.maximum(least, np.floor(divided / width_hz).astype(np.int64))
+        count = start.copy()
     energy = _Energy(sending, width_hz, airtime)
     gains, losses = energy.gains(count), np.where(count > least, energy.losses(count), np.inf)
     spare = total - int(count.sum())
