@@ -49,6 +49,32 @@ def test_the_cost_never_rises_and_many_subchannels_come_near_the_bound():
         assert (again.count == found.count).all()
 
 
+def alternating(sending, width_hz, total):
+    """The cost where neither powers nor numbers can do better alone, from equal numbers on."""
+    count = even(len(sending.most_watt), total)
+    sent = least_power(sending, width_hz * count)
+    while True:
+        count = numbers(sending, width_hz, total, sent.deadline_s, count)
+        better = least_power(sending, width_hz * count, sent.cost * (1 - 1e-6))
+        if better is None:
+            return sent.cost
+        sent = better
+
+
+def test_alternating_between_powers_and_numbers_gets_stuck():
+    """It never ends below, and above by 1 % and more in a fifth of 40 cases and by 5 % in some."""
+    rng = np.random.default_rng(7)
+    more = []
+    for _ in range(40):
+        clients = int(rng.integers(4, 13))
+        sending = drawn_sending(rng, clients)
+        found = share(sending, TOTAL_HZ / (8 * clients), 8 * clients)
+        more.append(alternating(sending, TOTAL_HZ / (8 * clients), 8 * clients) / found.sent.cost - 1.0)
+    assert min(more) >= -1e-5
+    assert np.mean(np.array(more) > 0.01) >= 0.2
+    assert max(more) > 0.05
+
+
 def test_the_divided_band_is_the_optimum_of_the_joint_problem():
     """SLSQP over deadlines, air times and bands at once; it stops at kinks now and then, so it may cost more."""
     rng = np.random.default_rng(3)
@@ -67,7 +93,7 @@ def test_the_divided_band_is_the_optimum_of_the_joint_problem():
 
 
 def test_numbers_for_given_deadlines_are_the_best():
-    """Against all numbers that meet the deadlines, on 200 cases."""
+    """Against all numbers that meet the deadlines, on 200 cases; from any of them, or from none."""
     rng = np.random.default_rng(4)
     for _ in range(200):
         clients = int(rng.integers(1, 4))
@@ -80,8 +106,9 @@ def test_numbers_for_given_deadlines_are_the_best():
         ratio = sending.most_watt * sending.gain_to_noise_hz_per_watt / (width * tried)
         meets = (width * tried * np.log2(1 + ratio) >= (1 - 1e-9) / airtime).all(axis=1)
         best = min(sending.joule(airtime, width * count).sum() for count in tried[meets])
-        found = numbers(sending, width, total, deadline)
-        assert sending.joule(airtime, width * found).sum() == pytest.approx(best, rel=1e-9)
+        for start in (None, tried[meets][rng.integers(meets.sum())]):
+            found = numbers(sending, width, total, deadline, start)
+            assert sending.joule(airtime, width * found).sum() == pytest.approx(best, rel=1e-9)
 
 
 def test_a_divided_band_saves_as_much_everywhere():
