@@ -35,6 +35,23 @@ def test_what_is_believed_is_what_the_world_says(policy):
         assert decision.figures["objective"] <= decision.figures["first_objective"] * (1 + 1e-9)
 
 
+def test_u_shapes_have_a_third_stage():
+    """As much comes back at the second cut as went up at the first, and its gradient goes up in the turn."""
+    seen = three()
+    profile = seen.world.profile
+    shaped = dataclasses.replace(
+        profile,
+        turn_flop=profile.client_forward_flop,
+        **{f"returned_{kind}": getattr(profile, f"smashed_{kind}") for kind in ("element", "bit")},
+        **{f"returned_gradient_{kind}": getattr(profile, f"smashed_{kind}") for kind in ("element", "bit")},
+    )
+    seen = dataclasses.replace(seen, world=dataclasses.replace(seen.world, profile=shaped))
+    for policy in POLICIES:
+        decision, cost = decided(policy(), seen)
+        assert (cost.steps[0].turn_up_s > 0).all()
+        assert decision.figures["objective"] == pytest.approx(objective(seen, 0.5, cost), rel=1e-7)
+
+
 def test_no_baseline_costs_less():
     """With the same bits and as many subchannels as there are; equal parts are 8 subchannels each."""
     rng = np.random.default_rng(3)
