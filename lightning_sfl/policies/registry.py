@@ -14,6 +14,10 @@ POLICIES: Mapping[str, str] = {
     "fixed": "lightning_sfl.policies.fixed:Fixed",
     "latency_only": "lightning_sfl.policies.latency_only:LatencyOnly",
     "myopic": "lightning_sfl.policies.myopic:Myopic",
+    "sflam": "lightning_sfl.policies.sflam:SFLAM",
+    "maximum_power": "lightning_sfl.policies.maximum_power:MaximumPower",
+    "equal_bandwidth": "lightning_sfl.policies.equal_bandwidth:EqualBandwidth",
+    "fixed_bits": "lightning_sfl.policies.fixed_bits:FixedBits",
 }
 """Where each policy's class is, as ``module:class``."""
 
