@@ -57,8 +57,9 @@ def search(problem: TimeToTarget, start: Choice, *, points: int = 10, within: fl
     best, held = start, tables.third(start, points) if everywhere else {}
     for price in tables.prices if everywhere else (tables.price_at(start),):
         ranges = tables.ranges(best, within)
-        # The other pairs were seen to at the first price, and a narrow search has but one.
-        for place, pair in enumerate(tables.pairs[: None if price == 0 or not everywhere else 1]):
+        for place, pair in enumerate(tables.pairs):
+            if "ends" in pair and price == 2:
+                continue  # at both ends the line between the servers is waited for, and no client
             between = {kind: ranges[kind] for kind in pair}
             for _ in range(_LEVELS if place == 0 else 1):
                 grid = {kind: _spaced(*between[kind], points) for kind in pair}
