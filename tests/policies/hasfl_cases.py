@@ -132,13 +132,26 @@ def default_target(seen):
     return default_problem(seen, 64).target
 
 
-__all__ = [
-    "affine",
-    "default_problem",
-    "default_target",
-    "drawn_profile",
-    "drawn_statistics",
-    "drawn_world",
-    "observed",
-    "whole",
-]
+def hard_case(case):
+    """One to five clients and cuts: little memory, next to no channel, one sample, speeds far apart."""
+    draw = np.random.default_rng(case)
+    clients, cuts = int(draw.integers(1, 6)), int(draw.integers(1, 6))
+    memory = 10 ** draw.uniform(5, 9, clients) if draw.random() < 0.5 else None
+    uplink = 10 ** draw.uniform(-3, 9, clients) if draw.random() < 0.3 else None
+    world = drawn_world(draw, clients, cuts, memory_byte=memory, uplink=uplink, spread=draw.choice([0.0, 1.0, 3.0]))
+    if memory is not None and draw.random() < 0.5:  # somebody can only just hold the first cut
+        memory[0] = float(world.memory_at(whole(0), whole(1))[0])
+        world = dataclasses.replace(world, fleet=dataclasses.replace(world.fleet, memory_byte=memory))
+    return observed(
+        world,
+        draw=draw,
+        samples=draw.integers(1, 100, clients),
+        cut=draw.integers(0, cuts, clients),
+        batch_size=draw.integers(1, 100, clients),
+    )
+
+
+def decided(seen, decision):
+    """Cut and batch of every client that takes part."""
+    cut = seen.world.profile.index([decision.allocation.cut[client] for client in seen.clients])
+    return cut, np.array(decision.allocation.batch_size)[seen.clients]

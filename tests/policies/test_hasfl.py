@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hasfl_cases import default_target, drawn_world, observed
+from hasfl_cases import decided, default_target, drawn_world, hard_case, observed
 from world_cases import numbers, whole
 
 from lightning_sfl.allocation import Allocation
@@ -17,31 +17,6 @@ from lightning_sfl.policies.registry import policy_class
 from lightning_sfl.policies.solvers.uniform import best_uniform
 from lightning_sfl.policies.statistics import GradientStatistics, assumed
 from lightning_sfl.world.world import Ends
-
-
-def hard_case(case):
-    """One to five clients and cuts: little memory, next to no channel, one sample, speeds far apart."""
-    draw = np.random.default_rng(case)
-    clients, cuts = int(draw.integers(1, 6)), int(draw.integers(1, 6))
-    memory = 10 ** draw.uniform(5, 9, clients) if draw.random() < 0.5 else None
-    uplink = 10 ** draw.uniform(-3, 9, clients) if draw.random() < 0.3 else None
-    world = drawn_world(draw, clients, cuts, memory_byte=memory, uplink=uplink, spread=draw.choice([0.0, 1.0, 3.0]))
-    if memory is not None and draw.random() < 0.5:  # somebody can only just hold the first cut
-        memory[0] = float(world.memory_at(whole(0), whole(1))[0])
-        world = dataclasses.replace(world, fleet=dataclasses.replace(world.fleet, memory_byte=memory))
-    return observed(
-        world,
-        draw=draw,
-        samples=draw.integers(1, 100, clients),
-        cut=draw.integers(0, cuts, clients),
-        batch_size=draw.integers(1, 100, clients),
-    )
-
-
-def decided(seen, decision):
-    """Cut and batch of every client that takes part."""
-    cut = seen.world.profile.index([decision.allocation.cut[client] for client in seen.clients])
-    return cut, np.array(decision.allocation.batch_size)[seen.clients]
 
 
 @pytest.mark.parametrize("cases", [range(100), pytest.param(range(100, 1000), marks=pytest.mark.slow)])

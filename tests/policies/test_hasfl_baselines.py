@@ -4,9 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hasfl_cases import drawn_world, observed
+from hasfl_cases import decided, drawn_world, hard_case, observed
 from references_hasfl import best_split
-from test_hasfl import decided, hard_case
 from world_cases import numbers, whole
 
 from lightning_sfl.policies import reach

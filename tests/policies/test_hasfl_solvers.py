@@ -73,6 +73,20 @@ def test_cuts_for_given_batches_are_those_of_the_mixed_integer_program():
         assert found <= exact * (1 + 1e-3), case
 
 
+@pytest.mark.slow
+def test_cuts_of_more_clients_are_those_of_the_mixed_integer_program():
+    """Up to 12 clients and 6 cuts, from a start far away."""
+    for case in range(100):
+        draw = np.random.default_rng(5000 + case)
+        clients, cuts = int(draw.integers(3, 13)), int(draw.integers(3, 7))
+        seen = observed(drawn_world(draw, clients, cuts), draw=draw)
+        problem = default_problem(seen, 16).with_batches(draw.integers(1, 17, clients))
+        start = problem.nearest()
+        if np.isfinite(start.seconds):
+            found = descend(problem, start, blocks=(nearby,)).choice.seconds
+            assert found <= best_split(problem, start.seconds) * (1 + 5e-3), case
+
+
 def test_batches_for_given_cuts_are_the_best_of_all():
     for case in range(60):
         problem, start = drawn_problem(case, 3, 4, 12)
