@@ -17,7 +17,7 @@ class MaximumPower(SFLAM):
     """SFLAM's bits, the highest powers, and subchannels for these powers.
 
     Its fields are SFLAM's. At full power a client's energy is its power times the time for which it sends, so the
-    subchannels that make the round shortest are tried, besides SFLAM's own and equal numbers, and the best are taken.
+    subchannels that make the round shortest are taken, or equal numbers where these cost less.
     """
 
     def decide(self, seen: Observation) -> Decision:
@@ -28,9 +28,8 @@ class MaximumPower(SFLAM):
         total = whole_subchannels(found, self.subchannels)
         width_hz = found.total_hz / total
         sending = found.sending
-        shortest = dataclasses.replace(sending, price_per_joule=0.0)
-        bands = [share(each, width_hz, total).band_hz for each in (shortest, sending)]
-        bands.append(np.asarray(width_hz * even(len(seen.clients), total)))
+        shortest = share(dataclasses.replace(sending, price_per_joule=0.0), width_hz, total).band_hz
+        bands = [shortest, np.asarray(width_hz * even(len(seen.clients), total))]
         costs = [at_most_power(sending, band_hz).cost for band_hz in bands]
         band_hz = bands[costs.index(min(costs))]
         return found.decision(at_most_power(sending, band_hz).airtime, band_hz, (max(costs), min(costs)))

@@ -60,7 +60,9 @@ def observed(
     clients = len(gain)
     hand = hand_profile()
     crossing = ("smashed_element", "smashed_bit", "cut_gradient_element", "cut_gradient_bit", "update_bit")
-    profile = dataclasses.replace(hand, **{name: scale * getattr(hand, name) for name in crossing})
+    whole = dataclasses.replace(hand.whole, update_bit=scale * hand.whole.update_bit)
+    scaled = {name: scale * getattr(hand, name) for name in crossing}
+    profile = dataclasses.replace(hand, **scaled, whole=whole)
     fleet = Fleet(
         clock_hz=np.asarray(clock_hz),
         flop_per_cycle=np.full(clients, 1e-3),

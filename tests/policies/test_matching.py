@@ -8,7 +8,7 @@ import pytest
 from references_sflam import min_max, min_sum
 from sflam_cases import drawn_sending
 
-from lightning_sfl.policies.solvers.matching import Subchannels, match
+from lightning_sfl.policies.solvers.matching import Subchannels, best_change, match
 from lightning_sfl.policies.solvers.power import at_most_power
 from lightning_sfl.policies.solvers.subchannels import share
 
@@ -34,15 +34,27 @@ def changes(owner, clients):
 
 def test_no_pair_blocks_and_the_cost_falls_with_every_change():
     rng = np.random.default_rng(1)
-    for _ in range(40):
-        clients = int(rng.integers(1, 4))
-        problem = drawn(rng, clients, clients + int(rng.integers(0, 5)), stages=2)
+    for case in range(80):
+        clients = int(rng.integers(1, 7))
+        problem = drawn(rng, clients, clients + int(rng.integers(0, 5)), 1.0 if case % 2 else None, stages=2)
         found = match(problem)
         assert len(np.unique(found.owner)) == clients
         assert (np.diff(found.costs) < 0).all()
         assert found.costs[-1] == problem.cost(found.owner)
         best = min((problem.cost(owner) for owner in changes(found.owner, clients)), default=np.inf)
         assert best >= found.costs[-1] * (1 - 1e-8)
+
+
+def test_the_best_change_is_the_best_of_all():
+    """From 60 drawn matchings, half of them with time alone counting, in which others may be later than the two."""
+    rng = np.random.default_rng(7)
+    for case in range(60):
+        clients = int(rng.integers(2, 7))
+        total = clients + int(rng.integers(0, 5))
+        problem = drawn(rng, clients, total, 1.0 if case % 2 else None, stages=2)
+        owner = rng.permutation(np.append(np.arange(clients), rng.integers(clients, size=total - clients)))
+        best = min(problem.cost(changed) for changed in changes(owner, clients) if (changed != owner).any())
+        assert problem.cost(best_change(problem, owner)) == pytest.approx(best, rel=1e-9)
 
 
 def test_one_subchannel_each_with_energy_alone_is_the_hungarian_assignment():

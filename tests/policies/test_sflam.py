@@ -35,6 +35,16 @@ def test_what_is_believed_is_what_the_world_says(policy):
         assert decision.figures["objective"] <= decision.figures["first_objective"] * (1 + 1e-9)
 
 
+def test_uploads_need_not_be_done_before_the_servers_have_exchanged_layers():
+    """At 1e6 bit/s between the servers, longer than any upload; so uploads have that long, and no faster is better."""
+    seen = three(algorithm="splitfed_v1", inter_server_bit_per_s=1e6)
+    decision, cost = decided(SFLAM(weight=0.9), seen)
+    assert cost.closing.inter_server_s > cost.closing.upload_s.max()
+    assert decision.figures["objective"] == pytest.approx(objective(seen, 0.9, cost), rel=1e-7)
+    beside = decided(SFLAM(weight=0.9), three(algorithm="splitfed_v1"))[1]
+    assert cost.closing.upload_s.max() > beside.closing.upload_s.max()
+
+
 def test_u_shapes_have_a_third_stage():
     """As much comes back at the second cut as went up at the first, and its gradient goes up in the turn."""
     seen = three()

@@ -78,7 +78,7 @@ def match(problem: Subchannels) -> Matching:
     owner = _start(problem)
     costs = [problem.cost(owner)]
     while True:
-        tried = _best_change(problem, owner)
+        tried = best_change(problem, owner)
         cost = problem.cost(tried)
         if cost >= costs[-1] * (1.0 - _WORTH_IT):
             return Matching(owner=owner, costs=tuple(costs))
@@ -117,7 +117,7 @@ def _alone(problem: Subchannels, airtime: FloatArray) -> FloatArray:
     return found
 
 
-def _best_change(problem: Subchannels, owner: IntArray) -> IntArray:
+def best_change(problem: Subchannels, owner: IntArray) -> IntArray:
     """The matching with the change of one or two subchannels that costs least."""
     clients, places = len(problem.watt), np.arange(len(owner))
     number = np.bincount(owner, minlength=clients)
