@@ -42,17 +42,16 @@ def bound_at(seen: Observation, target: float) -> Bound:
     )
 
 
-def default_target(seen: Observation, problem: TimeToTarget) -> float:
+def default_target(problem: TimeToTarget, mean_inverse_batch: float) -> float:
     """ε where none is given, a choice of ours: 5 times what variance and drift come to.
 
-    That is, with the batches that there are now and at the cut in the middle, or at the least where even that is more:
-    a target that can be reached, and is near enough for variance and drift to count.
+    That is, with batches of which the mean of 1/b is given and at the cut in the middle, or at the least where even
+    that is more: a target that can be reached, and is near enough for variance and drift to count.
     """
-    batch = np.minimum(seen.batch_size, seen.samples)
     middle = len(problem.drift) // 2
     nearest = problem.nearest()
     least = problem.target - float(problem.slack(nearest.cut, nearest.batch_size))
-    usual = problem.variance_factor * float((1.0 / batch).sum()) + float(problem.drift[middle])
+    usual = problem.variance_factor * len(problem.most) * mean_inverse_batch + float(problem.drift[middle])
     return _TARGET_SHARE * max(usual, least)
 
 
@@ -74,13 +73,16 @@ class Posed:
 def posed(seen: Observation, target: float | None, most_batch: int) -> Posed:
     """The problem for a target; for None, for the default one.
 
-    The default is fixed at the first decision after gradients were measured, and stays. It is set anew, which is said,
-    if it comes out of reach of everything because the gradients changed.
+    The default is that of the batches that there were at the first decision. It is fixed at the first one after
+    gradients were measured, and stays. It is set anew, which is said, if it comes out of reach of everything because
+    the gradients changed.
     """
     if target is not None:
         return Posed(problem=time_to_target(seen, target, most_batch))
     problem, note = time_to_target(seen, 1.0, most_batch), ""
-    usual = default_target(seen, problem)
+    at_first = float((1.0 / np.minimum(seen.batch_size, seen.samples)).mean())
+    mean_inverse = float(seen.memory.get("mean_inverse_batch", at_first))
+    usual = default_target(problem, mean_inverse)
     kept, measured = seen.memory.get("target"), seen.statistics.is_measured
     if kept is None or (measured and not seen.memory["measured"]):
         kept = usual
@@ -88,7 +90,11 @@ def posed(seen: Observation, target: float | None, most_batch: int) -> Posed:
     if not _reaches(problem, problem.nearest()):
         note = f"target={kept:g} came out of reach and is now {usual:g}; "
         problem = dataclasses.replace(problem, target=usual)
-    return Posed(problem=problem, memory={"target": problem.target, "measured": measured}, note=note)
+    return Posed(
+        problem=problem,
+        memory={"target": problem.target, "measured": measured, "mean_inverse_batch": mean_inverse},
+        note=note,
+    )
 
 
 def time_to_target(seen: Observation, target: float, most_batch: int) -> TimeToTarget:

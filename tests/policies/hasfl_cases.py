@@ -125,7 +125,11 @@ def drawn_statistics(draw, cuts):
 def default_problem(seen, most_batch, share=1.0):
     """The problem at the default target, or at a share of it."""
     problem = reach.time_to_target(seen, 1.0, most_batch)
-    return dataclasses.replace(problem, target=share * reach.default_target(seen, problem))
+    return dataclasses.replace(problem, target=share * reach.default_target(problem, mean_inverse_batch(seen)))
+
+
+def mean_inverse_batch(seen):
+    return float((1 / np.minimum(seen.batch_size, seen.samples)).mean())
 
 
 def default_target(seen):

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hasfl_cases import decided, default_target, drawn_world, hard_case, observed
+from hasfl_cases import decided, default_target, drawn_world, hard_case, mean_inverse_batch, observed
 from world_cases import numbers, whole
 
 from lightning_sfl.allocation import Allocation
@@ -114,13 +114,16 @@ def test_the_default_target_can_be_reached_where_the_present_batches_cannot_be_h
 
 
 def test_the_default_target_stays_once_gradients_were_measured():
+    """It is that of the batches at first, not of those decided on before anything was measured."""
     seen = usual()
     profile = seen.world.profile
     guessed = dataclasses.replace(seen, statistics=assumed(profile, profile.update_parameters.astype(float)))
     first = HASFL().decide(guessed)
-    assert first.memory == {"target": default_target(guessed), "measured": False}
-    measured = HASFL().decide(dataclasses.replace(seen, memory=first.memory))
-    assert measured.memory == {"target": default_target(seen), "measured": True}
+    mean = mean_inverse_batch(seen)
+    assert first.memory == {"target": default_target(guessed), "measured": False, "mean_inverse_batch": mean}
+    halved = dataclasses.replace(seen, memory=first.memory, batch_size=np.maximum(seen.batch_size // 2, 1))
+    measured = HASFL().decide(halved)
+    assert measured.memory == {"target": default_target(seen), "measured": True, "mean_inverse_batch": mean}
     later = dataclasses.replace(
         seen,
         memory=measured.memory,
