@@ -46,13 +46,13 @@ def test_with_what_a_round_begins_and_ends_with_it_stays_within_a_hundredth_of_t
 
 
 def test_it_agrees_with_a_mixed_integer_program_of_a_size_that_cannot_be_enumerated():
-    for case in range(4):
-        options = drawn(generator(case, "split program"), 8, 5, 2)
+    for case in range(2):
+        options = drawn(generator(case, "split program"), 6, 4, 2)
         assert options.value(split_sweep(options)) == pytest.approx(best_by_program(options), rel=1e-6)
 
 
 def test_the_program_is_the_same_problem():
-    for case in range(5):
+    for case in range(3):
         options = drawn(generator(case, "split sweep"), 3, 3, 3)
         assert best_by_program(options) == pytest.approx(best_of_all(options)[0], rel=1e-6)
 
@@ -81,3 +81,13 @@ def test_few_thresholds_come_near_what_all_of_them_find():
         options = drawn(generator(case, "few thresholds"), 12, 8, 2)
         least = options.value(split_sweep(options))
         assert options.value(split_sweep(options, most_thresholds=16)) <= 1.36 * least
+
+
+def test_a_stage_in_which_nobody_does_anything_is_no_reason_to_fail():
+    """Many options, so that thresholds are spread: nobody re-splits, for example."""
+    options = drawn(generator(0, "idle stage"), 3, 100, 3)
+    time_s = options.time_s.copy()
+    time_s[1] = 0.0
+    idle = dataclasses.replace(options, time_s=time_s, floor_s=np.zeros(3))
+    chosen = split_sweep(idle, most_thresholds=16)
+    assert np.isfinite(idle.value(chosen))

@@ -128,7 +128,8 @@ def value_of(work: Work, limits: Limits, setting: Setting) -> FloatArray:
     longest = np.maximum(_times(work, setting.share, setting.second_per_bit).max(axis=2), work.floor_s)
     radio = work.bit_price * limits.watt(setting.second_per_bit, setting.band_hz) * setting.second_per_bit
     own: FloatArray = (work.clock_price * setting.share**2 + radio).sum(axis=1)
-    return own + work.weight @ longest
+    total: FloatArray = own + work.weight @ longest
+    return total
 
 
 def solve_controls(work: Work, limits: Limits) -> Setting:

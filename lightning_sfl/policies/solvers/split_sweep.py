@@ -188,6 +188,8 @@ def _thresholds(options: Options, stage: int, allowed: BoolArray, value: float, 
     if len(inside) <= 4 * room and len(values := np.unique(np.append(inside, floor))) <= room:
         return values
     highest = float(inside.max())
+    if highest == 0:
+        return np.zeros(1)
     values = np.geomspace(max(floor, highest * 1e-9), highest, room)
     values[-1] = highest  # geomspace rounds
     return values
