@@ -16,7 +16,7 @@ from lightning_sfl.policies.solvers.split_and_controls import Solution, solve_wi
 class Myopic:
     """The least drift with which this round keeps its budgets; a baseline for ASFL, and our choice.
 
-    Clocks and powers are taken from a grid of five each, the band is shared equally. Where budgets cannot be kept, a
+    Clocks and powers are taken from a grid of four each, the band is shared equally. Where budgets cannot be kept, a
     client takes what needs least energy, and the round is as short as it can be then.
 
     Args:

@@ -163,6 +163,9 @@ def priced(
     joule = np.where(np.isnan(tables.joule), 0.0, tables.joule)
     others = deepest_of_others(seen)
     extra = base + second_price * tables.aggregation_s
+    if resplits:
+        before_s = float(tables.broadcast_s[np.arange(len(seen.cut)), seen.cut].max())
+        extra = extra + second_price * moves * before_s
     return Round(
         clock_s=np.stack([stages[place][1] for place in kept]),
         bit=np.stack([stages[place][2] for place in kept]),

@@ -11,6 +11,8 @@ LN2 = np.log(2.0)
 def best_cost(work: Work, limits: Limits, tries: Setting) -> float:
     """The least cost that sequential quadratic programming finds, in logarithms, started from a setting; M = 1.
 
+    Infinite where it does not end.
+
     Unknowns: log share, log seconds per bit, log bandwidth of every client, and the thresholds, as shares of those at
     the start.
     """
@@ -56,5 +58,4 @@ def best_cost(work: Work, limits: Limits, tries: Setting) -> float:
         constraints={"type": "ineq", "fun": room},
         options={"maxiter": 500, "ftol": 1e-9},
     )
-    assert (room(found.x) > -1e-6).all()
-    return float(found.fun * unit)
+    return float(found.fun * unit) if found.success and (room(found.x) > -1e-6).all() else np.inf

@@ -83,12 +83,14 @@ class Limits:
     def least_second_per_bit(self, band_hz: FloatArray) -> FloatArray:
         """What a bit takes at the highest power in bands (..., K)."""
         if self.second_per_bit is not None:
-            return np.broadcast_to(self.second_per_bit, band_hz.shape)
+            given: FloatArray = np.broadcast_to(self.second_per_bit, band_hz.shape)
+            return given
         return self.second_per_bit_at(self.most_watt, band_hz)
 
     def second_per_bit_at(self, watt: FloatArray, band_hz: FloatArray) -> FloatArray:
         """What a bit takes at these powers in these bands, (..., K)."""
-        return _LN2 / (band_hz * np.log1p(watt * self.gain_to_noise_hz_per_watt / band_hz))
+        found: FloatArray = _LN2 / (band_hz * np.log1p(watt * self.gain_to_noise_hz_per_watt / band_hz))
+        return found
 
     def watt(self, second_per_bit: FloatArray, band_hz: FloatArray) -> FloatArray:
         """The powers that this takes, (..., K)."""
@@ -126,7 +128,8 @@ def value_of(work: Work, limits: Limits, setting: Setting) -> FloatArray:
     longest = np.maximum(_times(work, setting.share, setting.second_per_bit).max(axis=2), work.floor_s)
     radio = work.bit_price * limits.watt(setting.second_per_bit, setting.band_hz) * setting.second_per_bit
     own: FloatArray = (work.clock_price * setting.share**2 + radio).sum(axis=1)
-    return own + work.weight @ longest
+    total: FloatArray = own + work.weight @ longest
+    return total
 
 
 def solve_controls(work: Work, limits: Limits) -> Setting:
@@ -248,10 +251,13 @@ class _Barrier:
     def setting(self, point: _Point) -> Setting:
         """The setting at a point, the whole band given away at unchanged rates."""
         share, x, band = np.moveaxis(np.exp(point.logs), -1, 0)
-        if self.limits.total_hz is not None:
+        if self.limits.total_hz is None:
+            band = np.broadcast_to(self.limits.band_hz, share.shape)
+        else:
             band = band * (self.limits.total_hz / band.sum(axis=1, keepdims=True))
+        least = self.limits.least_second_per_bit(band)
         share = np.where(self.free[..., 0], np.clip(share, self.limits.lowest_share, 1.0), 1.0)
-        return Setting(share=share, second_per_bit=np.maximum(x, self.limits.least_second_per_bit(band)), band_hz=band)
+        return Setting(share=share, second_per_bit=np.maximum(x, least) if self.has_radio else least, band_hz=band)
 
     def _log_times(self, share: FloatArray, x: FloatArray) -> FloatArray:
         return np.log(np.where(self.waits, _times(self.work, share, x), 1.0))

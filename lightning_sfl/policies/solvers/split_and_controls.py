@@ -17,10 +17,10 @@ from lightning_sfl.policies.solvers.controls import Limits, Setting, Work, solve
 from lightning_sfl.policies.solvers.split_sweep import Options, split_sweep
 from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 
-_CLOCKS = 5
-_POWERS = 5
+_CLOCKS = 4
+_POWERS = 4
 _POWER_STEP = 0.25
-_THRESHOLDS = 20
+_THRESHOLDS = 16
 _FEW = 400  # clients squared times cuts
 _MOST_SWEEPS = 20
 _CHANGE = 1e-3  # a smaller relative one ends it
@@ -150,7 +150,8 @@ def _near(problem: Round, cut: IntArray) -> IntArray | None:
     moved = np.tile(cut, (clients * cuts, 1))
     moved[np.arange(clients * cuts), np.repeat(np.arange(clients), cuts)] = np.tile(np.arange(cuts), clients)
     near = np.concatenate([moved, np.tile(np.arange(cuts)[:, None], (1, clients))])
-    return near[problem.fits[np.arange(clients)[None], near].all(axis=1)]
+    allowed: IntArray = near[problem.fits[np.arange(clients)[None], near].all(axis=1)]
+    return allowed
 
 
 def solve_within(problem: Round, limits: Limits, most_joule: FloatArray) -> Solution:

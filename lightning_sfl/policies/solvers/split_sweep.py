@@ -9,7 +9,7 @@ answered at once: an option's cost stands at its own two times, and a running mi
 
 A round has more stages that everybody waits for: weights and layers that are sent at its beginning, uploads at its end.
 These are left free at first, and paid for as they come out at every deepest cut; then the best found is improved two
-stages at a time, the others kept below what they are, until no pair of stages improves it. That is exact for two
+stages at a time, the others kept below what they are, until no pair improves it. That is exact for two
 stages, and never worse than the start for more. Where there are more different times than a table has room for, its
 thresholds are spread evenly over the logarithm, which costs a share of at most their distance.
 """
@@ -23,6 +23,8 @@ from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 
 _ENTRIES = 2_000_000  # of a table (T1, T2, K), 16 MB
 _FEWEST = 16
+_SMALL = 64  # options in all, up to which several starts are improved
+_STARTS = 12
 _ROUNDING = 1e-12
 
 
@@ -74,10 +76,19 @@ def split_sweep(options: Options, start: IntArray | None = None, *, most_thresho
     best = _cheapest(options, np.isfinite(options.cost)) if start is None else start
     value = options.value(best)
     pairs = list(itertools.combinations(stages, 2)) or [(0, 0)]
+    starts = [best]
     if len(pairs) > 1:
-        for chosen in _swept(options, pairs[0], np.full(len(options.weight), np.inf), value, room, every_depth=True):
-            if (found := options.value(chosen)) < value:
-                best, value = chosen, found
+        free = np.full(len(options.weight), np.inf)
+        small = options.cost.size <= _SMALL
+        for pair in pairs if small else pairs[:1]:
+            starts += _swept(options, pair, free, value, room, every_depth=True)
+        starts = sorted(starts, key=options.value)[: _STARTS if small else 1]
+    return min((_improved(options, pairs, chosen, room) for chosen in starts), key=options.value)
+
+
+def _improved(options: Options, pairs: list[tuple[int, int]], best: IntArray, room: int) -> IntArray:
+    """What no pair of stages can improve."""
+    value = options.value(best)
     untried = list(pairs)
     while untried:
         pair = untried.pop(0)
@@ -177,6 +188,8 @@ def _thresholds(options: Options, stage: int, allowed: BoolArray, value: float, 
     if len(inside) <= 4 * room and len(values := np.unique(np.append(inside, floor))) <= room:
         return values
     highest = float(inside.max())
+    if highest == 0:
+        return np.zeros(1)
     values = np.geomspace(max(floor, highest * 1e-9), highest, room)
     values[-1] = highest  # geomspace rounds
     return values
