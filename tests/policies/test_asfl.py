@@ -14,7 +14,6 @@ from lightning_sfl.policies.latency_only import LatencyOnly
 from lightning_sfl.policies.myopic import Myopic
 from lightning_sfl.policies.observation import Passed
 from lightning_sfl.policies.priced_round import believed, controls_of, limits_of, priced, round_tables
-from lightning_sfl.policies.registry import policy_class
 from lightning_sfl.policies.solvers.split_and_controls import solve_split_and_controls
 from lightning_sfl.random import generator
 from lightning_sfl.world.channel.rates import RateChannel
@@ -274,9 +273,3 @@ def test_myopic_keeps_budgets_in_every_round_where_that_can_be():
     assert decided.figures["delay_s"] <= 20 * fastest_s
     never = Myopic(delay_budget_s=1.0, energy_budget_joule=1e-9).decide(seen)
     assert never.figures["overdrawn"] == 1
-
-
-def test_policies_have_names():
-    assert [policy_class(name).__name__ for name in ("asfl", "fixed", "latency_only", "myopic")] == [
-        "ASFL", "Fixed", "LatencyOnly", "Myopic",
-    ]  # fmt: skip

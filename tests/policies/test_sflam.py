@@ -13,7 +13,6 @@ from lightning_sfl.policies.fixed_bits import FixedBits
 from lightning_sfl.policies.front import latency_energy_front
 from lightning_sfl.policies.latency_energy import client_joule
 from lightning_sfl.policies.maximum_power import MaximumPower
-from lightning_sfl.policies.registry import policy_class
 from lightning_sfl.policies.sflam import SFLAM
 from lightning_sfl.world.channel.rates import RateChannel
 from lightning_sfl.world.channel.wireless import OwnBandwidth
@@ -161,11 +160,6 @@ def test_where_nobody_sends_anything_nothing_is_allocated():
 
 def test_decisions_are_a_function_of_what_is_seen():
     assert SFLAM().decide(three()) == SFLAM().decide(three())
-
-
-@pytest.mark.parametrize("name", ["sflam", "maximum_power", "equal_bandwidth", "fixed_bits"])
-def test_they_have_names(name):
-    assert policy_class(name) in POLICIES
 
 
 def test_what_cannot_be_allocated_is_refused():
