@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -277,6 +278,9 @@ BERT = Kind(
 )
 TWINS = Kind("twins", Twins, ("model.first", "model.second"))
 KINDS = (RESNET, VGG, MLP, GPT2, LLAMA, BERT, TWINS)
+KINDS_WITH_SLOW = [pytest.param(kind, marks=pytest.mark.slow) if kind in (LLAMA, BERT) else kind for kind in KINDS]
+"""Those that take longest are tried in the slow tests alone, where others of their family are tried in any case."""
+
 
 TIED_GPT2 = dataclasses.replace(GPT2, name="tied gpt2", make=lambda: gpt2(tied=True), server_inputs=())
 U_SHAPES = (

@@ -164,6 +164,7 @@ class Requantises(pl.Callback):
             trainer.strategy.allocate(Allocation(bits=BITS[batch.round + 1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "cut", "precision"),
     [

@@ -41,6 +41,7 @@ def values(row: dict[str, Any]) -> dict[str, float]:
     return {cell["attack"]: cell["value"]["mean"] for cell in row["leakage"]["cells"]}
 
 
+@pytest.mark.slow
 def test_the_first_cuts_are_traded_off_and_the_second_stays(base):
     found = rows(base / "u")
 

@@ -219,6 +219,7 @@ def test_a_log_of_another_model_is_refused_clearly(base, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_audit_that_was_interrupted_goes_on_with_what_it_had_found(base, recipe, tmp_path, capsys, monkeypatch):
     """The second attack is stopped as by Ctrl-C; the same command then runs that one alone, and cleans up."""
     white, unsplit = white_box(5), {"class_path": "attacks.smashed.unsplit.UnSplit", "init_args": {"rounds": 1}}

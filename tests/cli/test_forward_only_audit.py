@@ -44,6 +44,7 @@ def figures(cells: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: {key: value for key, value in cell.items() if key != "cpu_s"} for name, cell in cells.items()}
 
 
+@pytest.mark.slow
 def test_a_trade_off_attacks_smashed_data_and_scalars(base):
     cells = cells_in(base / "tradeoff")
     print({k: (c["value"], c["control"], c["verdict"], c["cpu_s"]) for k, c in cells.items()})
@@ -52,6 +53,7 @@ def test_a_trade_off_attacks_smashed_data_and_scalars(base):
     assert cells[WHITE_BOX]["value"]["mean"] > 20
 
 
+@pytest.mark.slow
 def test_the_log_and_the_weights_beside_it_give_the_same_cells(base, tmp_path, capsys):
     cut = base / "tradeoff" / "cuts" / "stem"
     args = ["--log", str(cut / "log"), "--ckpt_path", str(cut / "weights.ckpt"), "--output", str(tmp_path / "out")]

@@ -311,6 +311,7 @@ def test_a_command_that_was_killed_gives_the_report_of_one_that_was_not(tmp_path
     assert not [path for name in ("findings", "controls") for path in (tmp_path / "killed").rglob(name)]
 
 
+@pytest.mark.slow
 def test_a_cut_whose_training_was_stopped_is_trained_again_and_named(unfinished, recipe, figures, capsys):
     """One cut without its mark, the other with a log of which a message was lost."""
     (unfinished / "cuts" / "stem" / "trained.json").unlink()

@@ -31,6 +31,7 @@ def long_run(rounds, trade_off):
     return trace.delay_s.mean() / delay_s, trace.joule.mean(axis=0) / joule, drift, trace
 
 
+@pytest.mark.slow
 def test_averages_approach_the_budgets():
     delay, energy, _, _ = long_run(50, 1.0)
     assert delay <= 1.1

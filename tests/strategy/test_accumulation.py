@@ -25,8 +25,7 @@ ALGORITHMS = ("splitfed_shared", "splitfed_v1", "fedavg")
 UNEVEN = [[*range(7)], [*range(7, 10)], [*range(10, 16)]]
 
 
-@pytest.mark.parametrize("kind", [RESNET, GPT2], ids=["resnet", "gpt2"])
-@pytest.mark.parametrize("optimizer", [sgd, adamw_of_floats])
+@pytest.mark.parametrize(("kind", "optimizer"), [(RESNET, adamw_of_floats), (GPT2, sgd)], ids=["resnet", "gpt2"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("accumulates", "every", "limit"), [(2, 1, None), (3, 2, None), (3, 1, 4), (7, 3, None)])
 def test_one_client_accumulates_bit_for_bit_like_plain_lightning(kind, optimizer, algorithm, accumulates, every, limit):
@@ -266,7 +265,7 @@ class Net(Classifier):
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize(("batch", "workers"), [*((batch, 0) for batch in range(7)), (5, 2)])
+@pytest.mark.parametrize(("batch", "workers"), [(0, 0), (1, 0), (3, 0), (6, 0), (5, 2)])
 def test_a_run_goes_on_from_any_batch_of_a_step(algorithm, batch, workers, tmp_path):
     """Law 8: epochs of 4 batches, in steps of 3 and 1; rounds of 3 steps. What was added up is in the checkpoint."""
 

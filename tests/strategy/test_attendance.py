@@ -224,6 +224,7 @@ def test_a_client_lost_in_mid_round_is_still_lost_after_resuming_there(algorithm
     assert_close(whole.weights, straight(job(whole, adamw), algorithm, lost=lost))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`:UserWarning")
 @pytest.mark.parametrize("stop", [1, 2, 4])

@@ -39,8 +39,7 @@ def estimated(module: Estimates, algorithm: HOSFL, steps: int) -> torch.Tensor:
     return torch.stack(module.seen)
 
 
-@pytest.mark.parametrize("distribution", list(Distribution))
-@pytest.mark.parametrize("probes", [1, 3])
+@pytest.mark.parametrize(("distribution", "probes"), [(Distribution.GAUSSIAN, 1), (Distribution.RADEMACHER, 3)])
 def test_the_error_of_a_linear_client_is_kappa(distribution, probes):
     """E‖ĝ − g‖² = κ‖g‖² with d = 18 (HO-FL, eq. 40), whatever μ is; within 5 standard errors of the sample."""
     torch.manual_seed(0)

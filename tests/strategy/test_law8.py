@@ -103,6 +103,7 @@ def test_in_a_u_shape_and_with_merged_batches(case, stop, tmp_path):
     assert apart(whole, case.train(go_on=tmp_path / f"step={stop}.ckpt")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [None, 3], ids=["max_steps", "max_epochs"])
 @pytest.mark.parametrize("validation", [None, {"val_check_interval": 2}], ids=["no validation", "validation"])
 def test_a_run_goes_on_from_the_end_of_an_epoch_or_a_validation(validation, epochs, tmp_path):
@@ -169,10 +170,20 @@ def test_a_checkpoint_saved_after_a_fit_holds_the_open_round(rule, tmp_path):
     [
         (Case(aggregate_every=4, validation={}), "half", True, True),
         (Case(algorithm="splitfed_v1", clients_per_round=2, validation={"val_check_interval": 1}), "step", False, True),
-        (Case(algorithm="splitfed_v2", aggregate_every=2, own_generator=True), "saving", False, False),
-        (Case(algorithm="split_learning", aggregate_every=3, limit=2), "saved", False, True),
-        (Case(workers=2, aggregate_every=3, validation={}), "half", True, True),
-        (Case(workers=2, algorithm="fedavg", client_optimizer_state="keep", aggregate_every=2), "step", False, False),
+        *(
+            pytest.param(*values, marks=pytest.mark.slow)
+            for values in (
+                (Case(algorithm="splitfed_v2", aggregate_every=2, own_generator=True), "saving", False, False),
+                (Case(algorithm="split_learning", aggregate_every=3, limit=2), "saved", False, True),
+                (Case(workers=2, aggregate_every=3, validation={}), "half", True, True),
+                (
+                    Case(workers=2, algorithm="fedavg", client_optimizer_state="keep", aggregate_every=2),
+                    "step",
+                    False,
+                    False,
+                ),
+            )
+        ),
     ],
     ids=lambda value: value.algorithm if isinstance(value, Case) else str(value),
 )

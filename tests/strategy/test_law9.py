@@ -58,6 +58,7 @@ def cost(registered: int, participants: int) -> tuple[int, int]:
     return counter.calls, counter.held - before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("participants", [5])
 def test_clients_that_only_exist_cost_nothing(participants):
     few, many = cost(60, participants), cost(3000, participants)

@@ -43,8 +43,7 @@ def sizes_of(run):
 # Law 1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("own_generator", [False, True])
+@pytest.mark.parametrize(("own_generator", "workers"), [(False, 0), (True, 2)])
 @pytest.mark.parametrize(
     ("kind", "algorithm"), [(RESNET, "splitfed_shared"), (GPT2, "splitfed_v2"), (RESNET, "fedavg")]
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from real_halves import RealHalf
-from sfl_models import KINDS, LLAMA, RESNET, Kind, adamw, sgd
+from sfl_models import KINDS, KINDS_WITH_SLOW, LLAMA, RESNET, Kind, adamw, sgd
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from world_cases import world
@@ -33,7 +33,7 @@ def splits_of(cuts: list[Cut]) -> dict[str, Split]:
     return {cut.name: cut.split for cut in cuts}
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS_WITH_SLOW, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("make_optimizer", [sgd, adamw])
 def test_client_memory_is_what_a_half_alone_takes(kind, make_optimizer):
     """Within 5 % (10 % are allowed), training and forward only, at every valid cut. Where a module's output is read
@@ -65,7 +65,7 @@ def test_memory_of_a_client_that_probes_is_what_a_half_alone_takes(kind):
         assert found == pytest.approx(half.peak_byte(half.probe), rel=0.05)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS_WITH_SLOW, ids=lambda kind: kind.name)
 def test_flops_and_bits_are_those_of_halves_run_apart(kind):
     """The naive way, one cut and batch at a time on real tensors, finds the very numbers of one run for all cuts."""
     module = kind.module(sgd)
