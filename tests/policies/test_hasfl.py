@@ -13,7 +13,6 @@ from lightning_sfl.policies import reach
 from lightning_sfl.policies.bound import Bound
 from lightning_sfl.policies.decision import InfeasibleError, check
 from lightning_sfl.policies.hasfl import HASFL
-from lightning_sfl.policies.registry import policy_class
 from lightning_sfl.policies.solvers.uniform import best_uniform
 from lightning_sfl.policies.statistics import GradientStatistics, assumed
 from lightning_sfl.world.world import Ends
@@ -201,7 +200,3 @@ def test_hyper_parameters_that_are_not_accepted(given):
     field, value = next(iter(given.items()))
     with pytest.raises(ValueError, match=rf"HASFL\({field}={value!r}\) is not accepted"):
         HASFL(**given)
-
-
-def test_it_is_found_by_name():
-    assert policy_class("hasfl") is HASFL

@@ -16,7 +16,6 @@ from lightning_sfl.policies.hasfl import HASFL
 from lightning_sfl.policies.random_allocation import RandomAllocation
 from lightning_sfl.policies.rbs_hams import RbsHams
 from lightning_sfl.policies.rbs_rhams import RbsRhams
-from lightning_sfl.policies.registry import POLICIES, policy_class
 from lightning_sfl.policies.statistics import GradientStatistics
 
 BASELINES = [BestUniform, RandomAllocation, RbsHams, HabsRms, RbsRhams]
@@ -197,14 +196,3 @@ def test_seeds_that_are_not_accepted(make):
 def test_drawing_nothing_is_not_accepted():
     with pytest.raises(ValueError, match=r"batch=False, split=False"):
         RandomAllocation(batch=False, split=False)
-
-
-@pytest.mark.parametrize("name", ["best_uniform", "random", "rbs_hams", "habs_rms", "rbs_rhams"])
-def test_they_are_found_by_name(name):
-    assert name in POLICIES
-    assert policy_class(name) in BASELINES
-
-
-def test_an_unknown_name_names_those_there_are():
-    with pytest.raises(ValueError, match=r"policy='best' is not known. Accepted are .*'hasfl'"):
-        policy_class("best")
