@@ -73,7 +73,13 @@ class EndStages:
 
 
 def stages(seen: Observation, batch_size: IntArray) -> Stages:
-    """The table of a step with these batches, (K,), at what clients are given now."""
+    """The table of a step with these batches, (K,), at what clients are given now.
+
+    Raises:
+        ValueError: The cuts are those of a U-shape, whose turns are no part of it.
+    """
+    if seen.world.profile.returned_bit.any():
+        raise ValueError("The cuts are the first ones of a U-shape; policies decide where there is one cut per client.")
     up, server, back = [], [], []
     for cut in range(len(seen.world.profile.cuts)):
         who = seen.participation(np.full(len(seen.clients), cut), batch_size)

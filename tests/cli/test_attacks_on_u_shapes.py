@@ -51,6 +51,7 @@ def test_the_first_cuts_are_traded_off_and_the_second_stays(base):
     assert found[0]["client_parameters"] < found[1]["client_parameters"]
 
 
+@pytest.mark.slow
 def test_a_u_shape_is_not_the_single_cut_at_its_first(base):
     """The client holds its end too, and no label crosses."""
     (u, *_), (single,) = rows(base / "u"), rows(base / "single")
@@ -59,6 +60,7 @@ def test_a_u_shape_is_not_the_single_cut_at_its_first(base):
     assert single["leakage"]["notes"][0].startswith("Labels cross in clear")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["u", "single"])
 @pytest.mark.parametrize("log", ["u", "single"])
 def test_a_log_says_itself_whether_there_is_a_second_cut(base, recipe, log, tmp_path, capsys):

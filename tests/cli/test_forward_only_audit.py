@@ -63,6 +63,7 @@ def test_the_log_and_the_weights_beside_it_give_the_same_cells(base, tmp_path, c
     assert figures(cells_in(tmp_path / "out")) == figures(cells_in(base / "tradeoff"))
 
 
+@pytest.mark.slow
 def test_a_log_alone_says_what_to_give(base, tmp_path, capsys):
     log = base / "tradeoff" / "cuts" / "stem" / "log"
 
@@ -74,6 +75,7 @@ def test_a_log_alone_says_what_to_give(base, tmp_path, capsys):
     assert all("--ckpt_path" in left["reason"] for left in row["leakage"]["not_run"])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_step_is_refused_by_its_step(base, tmp_path, capsys):
     """That of the end of training begins step 2, and the log's newest is step 1."""
     cut = base / "tradeoff" / "cuts" / "stem"

@@ -1,11 +1,13 @@
 """The tables that solvers choose from say what the world says."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from observed_worlds import inter_server, observed
-from world_cases import numbers
+from world_cases import hand_profile, numbers
 
 from lightning_sfl.policies.decision import InfeasibleError
 from lightning_sfl.policies.stages import end_stages, largest_batches, stage_lines, stages
@@ -70,3 +72,9 @@ def test_a_client_without_memory_for_anything_is_named():
     fleet = Fleet(clock_hz=numbers(1e9, 1e9), flop_per_cycle=1.0, memory_byte=numbers(1e9, 809))
     with pytest.raises(InfeasibleError, match=r"memory_byte=809 of client 1 is too little.*'a', takes 810"):
         largest_batches(observed(clients=2, fleet=fleet), 100)
+
+
+def test_the_turns_of_a_u_shape_are_refused():
+    profile = dataclasses.replace(hand_profile(), returned_bit=np.ones((3, 2)))
+    with pytest.raises(ValueError, match="first ones of a U-shape"):
+        stage_lines(observed(profile=profile))
