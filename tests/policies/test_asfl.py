@@ -143,7 +143,7 @@ def test_every_decision_is_within_the_limits():
         decide_hard(case)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_thousand_decisions_are_within_the_limits():
     for case in range(1000):
         decide_hard(case)

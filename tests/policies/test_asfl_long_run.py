@@ -40,7 +40,7 @@ def test_averages_approach_the_budgets():
 
 @pytest.mark.slow
 def test_averages_keep_the_budgets_and_the_trade_off_is_one():
-    """After 400 rounds: within 3 %; a larger V gives no more drift, and longer queues."""
+    """After 400 rounds: within 3 %; a larger V gives no more drift."""
     found = [long_run(400, trade_off) for trade_off in (0.1, 1.0, 10.0)]
     for delay, energy, _, _ in found:
         assert delay <= 1.03

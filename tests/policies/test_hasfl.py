@@ -18,7 +18,7 @@ from lightning_sfl.policies.statistics import GradientStatistics, assumed
 from lightning_sfl.world.world import Ends
 
 
-@pytest.mark.parametrize("cases", [range(100), pytest.param(range(100, 1000), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [range(100), pytest.param(range(100, 1000), marks=pytest.mark.exhaustive)])
 def test_every_decision_is_within_what_there_is(cases):
     """And is expected to take what the world and the bound say, and no longer than what there is, where that may be."""
     decisions, refusals = 0, []

@@ -30,7 +30,7 @@ def usual(**given):
 @pytest.mark.parametrize(
     "policy", [make(most_batch=32) for make in BASELINES], ids=lambda policy: type(policy).__name__
 )
-@pytest.mark.parametrize("cases", [range(40), pytest.param(range(40, 1000), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [range(40), pytest.param(range(40, 1000), marks=pytest.mark.exhaustive)])
 def test_every_decision_is_within_what_there_is(policy, cases):
     decisions, refusals = 0, []
     for case in cases:

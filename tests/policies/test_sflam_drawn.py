@@ -28,7 +28,7 @@ def meets_all(rng, policy, most_error):
     assert decision.figures["objective"] <= decision.figures["first_objective"] * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.exhaustive)])
 def test_sflam_meets_all_constraints(count):
     """One client, a channel near zero, very fast and very slow devices, powers of ten of bits and bands."""
     rng = np.random.default_rng(count)
@@ -37,7 +37,7 @@ def test_sflam_meets_all_constraints(count):
         meets_all(rng, SFLAM(weight=10 ** rng.uniform(-4, 0), most_error=most_error), most_error)
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("policy", [MaximumPower, EqualBandwidth, FixedBits])
 def test_baselines_meet_all_constraints(policy, count):
     rng = np.random.default_rng(count + 1)
