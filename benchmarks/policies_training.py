@@ -119,14 +119,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--ranges", nargs="+", choices=tuple(RANGES), default=tuple(RANGES))
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.output.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
-        for ranges in RANGES:
+        for ranges in options.ranges:
             for policy in POLICIES:
                 made(Run(ranges=ranges, policy=policy, seed=seed, rounds=options.rounds), options.output)
-    for ranges in RANGES:
+    for ranges in options.ranges:
         print_table(ranges, options.seeds, options.rounds, options.output)
 
 
