@@ -16,6 +16,7 @@ from sfl_models import MLP, fit, quiet_trainer, same, sgd
 from lightning_sfl import Allocation, SplitFederatedStrategy
 from lightning_sfl.callbacks import AdaptiveSplit, EfficiencyMonitor
 from lightning_sfl.policies.decision import Decision
+from lightning_sfl.policies.moments import GradientMoments
 
 
 class Keeps:
@@ -136,6 +137,28 @@ def test_gradients_are_measured_while_it_trains(caplog):
     assert sum("defaults stand in" in record.message for record in caplog.records) == 1
 
 
+def test_gradients_are_told_apart_by_party_and_batch(monkeypatch):
+    """Two steps of four clients with 4 samples each: everybody's weights are the same in the first of a round alone. A
+    client's gradient is that of a batch of 4, in its half and in none of the server's, which has one of 16."""
+    steps, inverse = [], []
+    end_step, add = GradientMoments.end_step, GradientMoments.add
+
+    def ends(self, client_inverse_batch, *, begins_round):
+        steps.append((client_inverse_batch, begins_round))
+        end_step(self, client_inverse_batch, begins_round=begins_round)
+
+    def adds(self, gradients, inverse_batch):
+        inverse.append((sorted({name.split(".")[1] for name in gradients}), inverse_batch))
+        add(self, gradients, inverse_batch)
+
+    monkeypatch.setattr(GradientMoments, "end_step", ends)
+    monkeypatch.setattr(GradientMoments, "add", adds)
+    run(AdaptiveSplit(Keeps()), epochs=2)
+
+    assert steps == [(1 / 4, True), (1 / 4, False)] * 2
+    assert inverse == [(["3", "5"], 1 / 16), *[(["1"], 1 / 4)] * 4] * 4
+
+
 def test_decisions_are_logged_and_shown(tmp_path, caplog):
     logger = CSVLogger(tmp_path, name="", version="")
     adaptive = AdaptiveSplit(Deeper())
@@ -209,6 +232,8 @@ def test_a_stopped_run_decides_as_one_that_was_not(tmp_path, stop):
     assert second.decisions == whole.decisions
     assert clocks[2].clock.seconds == clocks[0].clock.seconds
     assert same(module.state_dict(), expected.state_dict())
+    delays = [[found.delay_s for seen in adaptive.policy.seen for found in seen.passed] for adaptive in (whole, second)]
+    assert delays[1] == delays[0][-len(delays[1]) :]
     assert [seen.statistics.smoothness for seen in second.policy.seen] == [
         seen.statistics.smoothness for seen in whole.policy.seen[-len(second.policy.seen) :]
     ]
