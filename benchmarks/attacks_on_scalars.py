@@ -9,12 +9,11 @@ number of scalars over that of the pixels of a batch. One seed, one thread, CPU 
 """
 
 import argparse
-import logging
 import time
-import warnings
 
 import lightning.pytorch as pl
 import torch
+from quiet import quiet
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -117,8 +116,7 @@ def main() -> None:
     parser.add_argument("--trained", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    quiet()
     print(f"victims after {args.trained} steps")
     print(f"{'half':16} {'d_c':>6} {'B':>3} {'P':>4} {'K/d':>6} | PSNR (guess)    s | AUC   p      top-B (chance)    s")
     start = time.process_time()

@@ -41,8 +41,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,6 +50,7 @@ from hybrid_order_memory import WAYS, in_own_process, peaks
 from hybrid_order_models import Rates
 from hybrid_order_runs import START, Run, Task, done, keep, model_of, perform, samples_of
 from hybrid_order_tables import Found, draw, print_memory, print_results, print_tried
+from quiet import quiet
 
 SCRATCH = "cifar10_scratch"
 CIFAR10 = Task(
@@ -120,9 +119,7 @@ def main() -> None:
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")  # advice would stand between the rows of the tables
-    for name in ("lightning.pytorch", "transformers", "lightning_sfl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet("transformers")
     if options.memory_of is not None:
         print(json.dumps(memory(*options.memory_of)))
         return

@@ -18,13 +18,13 @@ import dataclasses
 import json
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from quiet import quiet
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--ranges", nargs="+", choices=tuple(RANGES), default=tuple(RANGES))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    quiet()
     options.output.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         for ranges in options.ranges:
@@ -174,7 +175,6 @@ def made(run: Run, folder: Path) -> list[tuple[int, float, float]]:
 
 def trained(run: Run) -> list[tuple[int, float, float]]:
     """Train."""
-    warnings.simplefilter("ignore")
     pl.seed_everything(run.seed, verbose=False)
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))

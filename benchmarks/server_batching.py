@@ -8,13 +8,12 @@ it is wall time, read when the GPU has finished; on a CPU it is CPU seconds on o
 """
 
 import argparse
-import logging
 import statistics
 import time
-import warnings
 
 import lightning.pytorch as pl
 import torch
+from quiet import quiet
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sfl import SplitFederatedStrategy
@@ -75,8 +74,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")  # Lightning's advice would stand between the rows of the table
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    quiet()
     ways = ("one big batch", "one by one", "merged")
     print(f"{options.clients} clients on {options.device}: samples per second, and of one big batch")
     print(f"{'batch size':>10} " + " ".join(f"{way:>22}" for way in ways))

@@ -14,16 +14,15 @@ in a short run of each system, counted by torch's profiler, the data set left ou
 import argparse
 import functools
 import gc
-import logging
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from allocations import peak_tensor_byte
+from quiet import quiet
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -167,8 +166,7 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="*", default=list(ALGORITHMS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")  # Lightning's advice would stand between the rows of the table
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    quiet()
     draw = np.random.default_rng(0)
     for clients in options.clients:
         data = samples(clients)

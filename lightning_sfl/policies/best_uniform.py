@@ -4,13 +4,13 @@ import dataclasses
 
 from lightning_sfl.policies.decision import Decision, InfeasibleError
 from lightning_sfl.policies.observation import Observation
-from lightning_sfl.policies.reach import DEFAULT_MOST_BATCH, check_most_batch, check_target, decision, nearest, posed
+from lightning_sfl.policies.reach import ReachesTarget, decision, nearest, posed
 from lightning_sfl.policies.solvers.time_to_target import TimeToTarget
 from lightning_sfl.policies.solvers.uniform import best_uniform
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BestUniform:
+class BestUniform(ReachesTarget):
     """One batch size and one cut for all: of all there are, the one that HASFL's objective is least for.
 
     What any gain by treating clients differently is to be measured against. A client with fewer samples than the batch
@@ -20,13 +20,6 @@ class BestUniform:
         target: ε; see :class:`lightning_sfl.policies.hasfl.HASFL`.
         most_batch: The largest batch.
     """
-
-    target: float | None = None
-    most_batch: int = DEFAULT_MOST_BATCH
-
-    def __post_init__(self) -> None:
-        check_target("BestUniform", self.target)
-        check_most_batch("BestUniform", self.most_batch)
 
     def decide(self, seen: Observation) -> Decision:
         """See :class:`lightning_sfl.policies.decision.Policy`.

@@ -5,12 +5,12 @@ import dataclasses
 from lightning_sfl.policies.decision import Decision
 from lightning_sfl.policies.draws import attempts, check_seed, drawn_cuts
 from lightning_sfl.policies.observation import Observation
-from lightning_sfl.policies.reach import DEFAULT_MOST_BATCH, check_most_batch, check_target, decision, nearest, posed
+from lightning_sfl.policies.reach import ReachesTarget, decision, nearest, posed
 from lightning_sfl.policies.solvers.descent import batches, descend
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HabsRms:
+class HabsRms(ReachesTarget):
     """HABS+RMS, a baseline of HASFL (arXiv 2506.08426, as recalled): cuts drawn, batches optimised.
 
     Cuts are drawn anew at every decision, of those at which a client has the memory for a sample; draws that cannot
@@ -22,13 +22,10 @@ class HabsRms:
         seed: The seed.
     """
 
-    target: float | None = None
-    most_batch: int = DEFAULT_MOST_BATCH
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_target("HabsRms", self.target)
-        check_most_batch("HabsRms", self.most_batch)
+        super().__post_init__()
         check_seed("HabsRms", self.seed)
 
     def decide(self, seen: Observation) -> Decision:

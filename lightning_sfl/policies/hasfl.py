@@ -6,14 +6,14 @@ import numpy as np
 
 from lightning_sfl.policies.decision import Decision
 from lightning_sfl.policies.observation import Observation
-from lightning_sfl.policies.reach import DEFAULT_MOST_BATCH, check_most_batch, check_target, decision, nearest, posed
+from lightning_sfl.policies.reach import ReachesTarget, decision, nearest, posed
 from lightning_sfl.policies.solvers.descent import descend
 from lightning_sfl.policies.solvers.time_to_target import Choice, TimeToTarget
 from lightning_sfl.policies.solvers.uniform import best_uniform
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HASFL:
+class HASFL(ReachesTarget):
     """Heterogeneity-aware split federated learning (Lin et al., arXiv 2506.08426; a reconstruction).
 
     Minimises R(b, cuts) · (T_S + T_A / I), the steps until the mean squared gradient norm is ε by the bound of
@@ -28,13 +28,6 @@ class HASFL:
             (:func:`lightning_sfl.policies.reach.default_target`).
         most_batch: The largest batch.
     """
-
-    target: float | None = None
-    most_batch: int = DEFAULT_MOST_BATCH
-
-    def __post_init__(self) -> None:
-        check_target("HASFL", self.target)
-        check_most_batch("HASFL", self.most_batch)
 
     def decide(self, seen: Observation) -> Decision:
         """See :class:`lightning_sfl.policies.decision.Policy`.

@@ -5,12 +5,12 @@ import dataclasses
 from lightning_sfl.policies.decision import Decision
 from lightning_sfl.policies.draws import attempts, check_seed, drawn_batches
 from lightning_sfl.policies.observation import Observation
-from lightning_sfl.policies.reach import DEFAULT_MOST_BATCH, check_most_batch, check_target, decision, nearest, posed
+from lightning_sfl.policies.reach import ReachesTarget, decision, nearest, posed
 from lightning_sfl.policies.solvers.descent import descend, nearby
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RbsHams:
+class RbsHams(ReachesTarget):
     """RBS+HAMS, a baseline of HASFL (arXiv 2506.08426, as recalled): batches drawn, cuts optimised.
 
     Batches are drawn anew at every decision, of those that a client has the memory and the samples for at some cut;
@@ -22,13 +22,10 @@ class RbsHams:
         seed: The seed.
     """
 
-    target: float | None = None
-    most_batch: int = DEFAULT_MOST_BATCH
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_target("RbsHams", self.target)
-        check_most_batch("RbsHams", self.most_batch)
+        super().__post_init__()
         check_seed("RbsHams", self.seed)
 
     def decide(self, seen: Observation) -> Decision:

@@ -19,16 +19,30 @@ DEFAULT_MOST_BATCH = 64
 _TARGET_SHARE = 5.0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReachesTarget:
+    """What policies that go by the bound have in common.
+
+    Args:
+        target: ε, the mean squared gradient norm to be reached; None: that of :func:`default_target`.
+        most_batch: The largest batch.
+    """
+
+    target: float | None = None
+    most_batch: int = DEFAULT_MOST_BATCH
+
+    def __post_init__(self) -> None:
+        check_most_batch(type(self).__name__, self.most_batch)
+        if self.target is not None and not 0 < self.target < np.inf:
+            raise ValueError(
+                f"{type(self).__name__}(target={self.target!r}) is not accepted: give a number above 0, or None."
+            )
+
+
 def check_most_batch(owner: str, most_batch: int) -> None:
     """Raise a ValueError unless a batch of 1 is allowed."""
     if isinstance(most_batch, bool) or not isinstance(most_batch, int) or most_batch < 1:
         raise ValueError(f"{owner}(most_batch={most_batch!r}) is not accepted: give an integer of at least 1.")
-
-
-def check_target(owner: str, target: float | None) -> None:
-    """Raise a ValueError unless a squared norm can be that."""
-    if target is not None and not 0 < target < np.inf:
-        raise ValueError(f"{owner}(target={target!r}) is not accepted: give a number above 0, or None.")
 
 
 def bound_at(seen: Observation, target: float) -> Bound:
