@@ -21,7 +21,10 @@ settings.load_profile("default")
 
 @pytest.fixture
 def data_folder() -> Path:
-    """The folder with real data sets; tests that need it carry the marker `data`."""
+    """The folder with real data sets; tests that need it carry the marker `data`.
+
+    The sets may not be shipped, so who has none runs everything else; CI has them, and runs these tests too.
+    """
     folder = os.environ.get("LIGHTNING_SFL_DATA")
     if folder is None:
         pytest.skip("LIGHTNING_SFL_DATA is not set")

@@ -16,7 +16,7 @@ from attacks.observation import last_observations
 from attacks.reconstruction import Progress, unwatched
 from attacks.session import Session
 from attacks.smashed.distance import carries_nothing, wide
-from attacks.smashed.messages import program_of
+from attacks.smashed.messages import check_decodable, program_of
 from attacks.smashed.networks import InverseNetwork, as_map, batches, seeded
 from attacks.smashed.sdar import Critic
 from attacks.smashed.victim import Program
@@ -102,10 +102,7 @@ class FeatureSpaceHijack:
     def run(self, attacker: Attacker, progress: Progress) -> Findings:
         """See :meth:`attacks.attack.Attack.run`."""
         observations = last_observations(attacker)
-        try:
-            as_map(observations[0].smashed, observations[0].records)
-        except ValueError as error:
-            raise UnavailableError(str(error)) from error
+        check_decodable(observations)
         lengths = [length_of(tuple(m.decoded().values())) for m in attacker.messages(MessageKind.CUT_GRADIENT)]
         honest = [length for length in lengths if 0 < length < math.inf]
         if not honest:

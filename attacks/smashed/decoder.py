@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from attacks.attack import Findings, RebuiltBatch
-from attacks.attacker import Attacker, UnavailableError
+from attacks.attacker import Attacker
 from attacks.images import ImageSpace
 from attacks.observation import last_observations
 from attacks.reconstruction import Progress, Reconstruction, unwatched
 from attacks.smashed.distance import carries_nothing, relative_distance, wide
-from attacks.smashed.messages import bound_of
+from attacks.smashed.messages import bound_of, check_decodable
 from attacks.smashed.networks import InverseNetwork, as_map, batches, mirrored, seeded
 from attacks.smashed.victim import Forward
 from attacks.threat import Knowledge, ThreatModel
@@ -76,10 +76,7 @@ class Decoder:
     def run(self, attacker: Attacker, progress: Progress) -> Findings:
         """See :meth:`attacks.attack.Attack.run`."""
         observations = last_observations(attacker)
-        try:
-            as_map(observations[0].smashed, observations[0].records)
-        except ValueError as error:
-            raise UnavailableError(str(error)) from error
+        check_decodable(observations)
         space, images = attacker.space, attacker.auxiliary.images_BCHW
         # Clients of one round were sent the same weights.
         rounds = sorted({seen.round for seen in observations})

@@ -12,6 +12,7 @@ from attacks.images import ImageSpace
 from attacks.observation import Observation
 from attacks.reconstruction import Progress, Reconstruction
 from attacks.smashed.distance import carries_nothing
+from attacks.smashed.networks import as_map
 from attacks.smashed.victim import Forward, Program, ServerLoss
 from attacks.threat import Knowledge, ThreatModel
 from lightning_sfl.link.message import MessageKind
@@ -134,6 +135,14 @@ def rebuild_each(
         return rebuild(observation, forward_of(attacker, observation), attacker.space, part)
 
     return rebuilt(attacker, observations, with_forward, progress)
+
+
+def check_decodable(observations: Sequence[Observation]) -> None:
+    """Raise an UnavailableError unless a decoder can read what crossed."""
+    try:
+        as_map(observations[0].smashed, observations[0].records)
+    except ValueError as error:
+        raise UnavailableError(str(error)) from error
 
 
 def bound_of(observations: Sequence[Observation]) -> str:

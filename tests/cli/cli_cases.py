@@ -69,3 +69,12 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
         for path in sorted(folder.rglob("*"))
     }
+
+
+def without_times(document: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a report that a second run must give again."""
+    cuts = []
+    for cut in document["cuts"]:
+        cells = [{name: value for name, value in cell.items() if name != "cpu_s"} for cell in cut["leakage"]["cells"]]
+        cuts.append({**cut, "train_wall_s": None, "leakage": {**cut["leakage"], "wall_s": None, "cells": cells}})
+    return {**{name: value for name, value in document.items() if name != "created"}, "cuts": cuts}

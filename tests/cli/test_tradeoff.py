@@ -1,53 +1,16 @@
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import yaml
-from cli_cases import CLIENTS, quick, refusal, snapshot, white_box, write
-from killing import KILLS_AT, Killing
+from cli_cases import CLIENTS, quick, refusal, snapshot, white_box, without_times, write
 
 from lightning_sfl.cli import main
 from lightning_sfl.link.log import MessageLog
 from lightning_sfl.link.message import MessageKind
 
 Run = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that one quick trade-off left behind, in a working directory of its own."""
-    base = tmp_path_factory.mktemp("tradeoff")
-    recipe = write(base, quick())
-    working = base / "here"
-    working.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(working)
-        main(["tradeoff", "--config", recipe, "--output", str(base / "out")])
-    assert list(working.iterdir()) == []  # nothing was written where nobody asked for it
-    return base / "out"
-
-
-@pytest.fixture(scope="module")
-def figures(folder: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    return document
-
-
-def without_times(document: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a report that a second run must give again."""
-    cuts = []
-    for cut in document["cuts"]:
-        cells = [{name: value for name, value in cell.items() if name != "cpu_s"} for cell in cut["leakage"]["cells"]]
-        cuts.append({**cut, "train_wall_s": None, "leakage": {**cut["leakage"], "wall_s": None, "cells": cells}})
-    return {**{name: value for name, value in document.items() if name != "created"}, "cuts": cuts}
 
 
 def last_round_records(folder: Path, cut: str) -> dict[tuple[int, int], tuple[int, ...]]:
@@ -256,85 +219,6 @@ def test_half_a_report_is_kept_too(recipe, tmp_path, capsys, name):
 
     assert name in said
     assert snapshot(tmp_path / "out") == before
-
-
-@pytest.fixture
-def unfinished(folder, tmp_path) -> Path:
-    """What is left where a run was stopped before its report: two trained cuts."""
-    out = tmp_path / "out"
-    shutil.copytree(folder, out)
-    (out / "report.html").unlink()
-    (out / "report.json").unlink()
-    return out
-
-
-def test_an_unfinished_run_goes_on_without_training_again(unfinished, recipe, figures, capsys, monkeypatch):
-    """The same command with the same folder: a report like that of the run that was not stopped."""
-    monkeypatch.setattr("lightning_sfl.cli.tradeoff._train", None)
-
-    main(["tradeoff", "--config", recipe, "--output", str(unfinished)])
-
-    again = json.loads((unfinished / "report.json").read_text())
-    assert without_times(again) == without_times(figures)
-    assert [cut["train_wall_s"] for cut in again["cuts"]] == [cut["train_wall_s"] for cut in figures["cuts"]]
-    assert "block2 was trained in an earlier run" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_command_that_was_killed_gives_the_report_of_one_that_was_not(tmp_path, capsys, monkeypatch):
-    """SIGKILL in the attack at the second cut: both were trained and the first was attacked, and only the rest is
-    done: that attack. Its control is that of every cut, and is made once, at the first."""
-    attack = {"class_path": "killing.Killing", "init_args": {"iterations": 5}}
-    recipe = write(tmp_path, quick(**{"privacy.attacks": [attack]}))
-    command = ["tradeoff", "--config", recipe, "--output"]
-    code = f"from lightning_sfl.cli import main; main({[*command, str(tmp_path / 'killed')]!r})"
-    threads = str(torch.get_num_threads())  # other threads, other sums: nothing would be taken over
-    environment = {
-        **os.environ,
-        KILLS_AT: "block2",
-        "OMP_NUM_THREADS": threads,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    killed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    Killing.ran.clear()
-    main([*command, str(tmp_path / "whole")])
-    assert Killing.ran == ["stem", "mix", "block2"]
-    Killing.ran.clear()
-    monkeypatch.setattr("lightning_sfl.cli.tradeoff._train", None)
-
-    main([*command, str(tmp_path / "killed")])
-
-    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("killed", "whole")]
-    assert Killing.ran == ["block2"]
-    assert without_times(reports[0]) == without_times(reports[1])
-    assert not [path for name in ("findings", "controls") for path in (tmp_path / "killed").rglob(name)]
-
-
-@pytest.mark.slow
-def test_a_cut_whose_training_was_stopped_is_trained_again_and_named(unfinished, recipe, figures, capsys):
-    """One cut without its mark, the other with a log of which a message was lost."""
-    (unfinished / "cuts" / "stem" / "trained.json").unlink()
-    lost = sorted((unfinished / "cuts" / "block2" / "log").rglob("*.safetensors"))[-1]
-    lost.unlink()
-
-    main(["tradeoff", "--config", recipe, "--output", str(unfinished)])
-
-    said = capsys.readouterr().out
-    assert "stem is trained again: its training did not come to its end" in said
-    assert "block2 is trained again: its message log is not the one that it sent" in said
-    assert without_times(json.loads((unfinished / "report.json").read_text())) == without_times(figures)
-
-
-def test_an_unfinished_run_of_another_configuration_is_refused_and_named(unfinished, tmp_path, capsys):
-    other = write(tmp_path, quick(**{"model.init_args.width": 4}))
-    before = snapshot(unfinished)
-
-    said = refusal(["tradeoff", "--config", other, "--output", str(unfinished)], capsys)
-
-    assert "another configuration, which differs in model.init_args.width" in said
-    assert str(unfinished) in said
-    assert snapshot(unfinished) == before
 
 
 @pytest.mark.parametrize(
