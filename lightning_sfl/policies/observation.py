@@ -88,6 +88,13 @@ class Observation:
     memory: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
+    def deepest_of_others(self) -> int:
+        """The deepest cut of those registered clients that take no part, who keep theirs; 0 where all do."""
+        taking_part = set(self.clients.tolist())
+        names = {name for client, name in enumerate(self.now.cut or ()) if client not in taking_part}
+        return int(self.world.profile.index(sorted(names)).max()) if names else 0
+
+    @property
     def radio(self) -> Radio | None:
         """What the uplink gives to allocate; None where rates are given."""
         channel = self.world.channel

@@ -161,7 +161,7 @@ def priced(
     bit = steps * tables.up_bit + tables.update_bit + moves * tables.moved_up_bit
     # Energy that is not modelled has no price; asking for a budget of it is refused before.
     joule = np.where(np.isnan(tables.joule), 0.0, tables.joule)
-    others = deepest_of_others(seen)
+    others = seen.deepest_of_others
     extra = base + second_price * tables.aggregation_s
     if resplits:
         before_s = float(tables.broadcast_s[np.arange(len(seen.cut)), seen.cut].max())
@@ -195,11 +195,11 @@ def controls_of(seen: Observation, limits: Limits, setting: Setting) -> Controls
 
 def believed(seen: Observation, cut: IntArray, controls: Controls, *, resplits: bool) -> tuple[float, FloatArray]:
     """Seconds of the mean round of those that are decided for, and joules of every client, (K,), as the world says."""
-    who, deepest = seen.participation(cut, controls=controls), max(int(cut.max()), deepest_of_others(seen))
+    who, deepest = seen.participation(cut, controls=controls), max(int(cut.max()), seen.deepest_of_others)
     usual = Ends(optimizer_state=seen.sends_state, deepest=deepest)
     first = usual
     if resplits:
-        before = max(int(seen.cut.max()), deepest_of_others(seen))
+        before = max(int(seen.cut.max()), seen.deepest_of_others)
         first = dataclasses.replace(usual, previous_cut=seen.cut, previous_deepest=before)
     costs = [seen.world.round(who, first, round=seen.round)]
     if seen.rounds > 1:
@@ -214,29 +214,12 @@ def believed(seen: Observation, cut: IntArray, controls: Controls, *, resplits: 
     return delay_s, joule
 
 
-def deepest_of_others(seen: Observation) -> int:
-    """The deepest cut of those that take no part, who keep theirs; 0 where there are none."""
-    absent = np.ones(len(seen.now.cut or ()), dtype=np.bool_)
-    absent[seen.clients] = False
-    names = [name for name, is_absent in zip(seen.now.cut or (), absent, strict=True) if is_absent]
-    return int(seen.world.profile.index(names).max()) if names else 0
-
-
 def _fits(seen: Observation) -> BoolArray:
     """Which cuts each client has the memory for."""
-    world, cuts = seen.world, np.arange(len(seen.world.profile.cuts))
-    needed = world.memory_byte(seen.batch_size)
-    held = world.fleet.memory_byte[seen.clients]
-    fits: BoolArray = needed <= held[:, None]
-    if not fits.any(axis=1).all():
-        first = int(fits.any(axis=1).argmin())
-        least = int(needed[first].argmin())
-        raise InfeasibleError(
-            f"memory_byte={held[first]:.0f} of client {seen.clients[first]} is too little: with"
-            f" batch_size={seen.batch_size[first]} the cut that takes least,"
-            f" {world.profile.cuts[cuts[least]]!r}, takes {needed[first, least]:.0f}."
-        )
-    return fits
+    try:
+        return seen.world.feasible(seen.clients, seen.batch_size)
+    except ValueError as error:
+        raise InfeasibleError(str(error)) from error
 
 
 def _floors(seen: Observation, cut: IntArray, kept: list[int]) -> FloatArray:
@@ -244,7 +227,7 @@ def _floors(seen: Observation, cut: IntArray, kept: list[int]) -> FloatArray:
     world = seen.world
     floors = np.zeros(6)
     if (rate := world.server.inter_server_bit_per_s) is not None:
-        deepest = max(int(cut.max()), deepest_of_others(seen))
+        deepest = max(int(cut.max()), seen.deepest_of_others)
         load = world.round_load(seen.participation(cut), Ends(optimizer_state=seen.sends_state, deepest=deepest))
         floors[[0, 5]] = float(load.inter_server_bit.sum()) / rate
     return floors[kept]

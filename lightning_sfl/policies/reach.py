@@ -144,21 +144,13 @@ def time_to_target(seen: Observation, target: float, most_batch: int) -> TimeToT
         drift=bound.drift,
         target=target,
         steps_factor=2.0 * seen.statistics.loss_gap / seen.learning_rate,
-        floor=deepest_of_others(seen),
+        floor=seen.deepest_of_others,
     )
-
-
-def deepest_of_others(seen: Observation) -> int:
-    """The deepest cut of those registered clients that take no part; 0 where all do."""
-    others = set(range(len(seen.now.batch_size or ()))) - set(seen.clients.tolist())
-    if seen.now.cut is None or not others:
-        return 0
-    return int(seen.world.profile.index(sorted({seen.now.cut[client] for client in others})).max())
 
 
 def ends_of(seen: Observation, cut: IntArray) -> Ends:
     """What the ends of a round with these cuts depend on besides."""
-    return Ends(optimizer_state=seen.sends_state, deepest=max(int(cut.max()), deepest_of_others(seen)))
+    return Ends(optimizer_state=seen.sends_state, deepest=max(int(cut.max()), seen.deepest_of_others))
 
 
 def whole_step_s(seen: Observation, choice: Choice) -> float:

@@ -5,10 +5,10 @@ import itertools
 
 import numpy as np
 import pytest
+from references_matching import Subchannels, best_change, match
 from references_sflam import min_max, min_sum
 from sflam_cases import drawn_sending
 
-from lightning_sfl.policies.solvers.matching import Subchannels, best_change, match
 from lightning_sfl.policies.solvers.power import at_most_power
 from lightning_sfl.policies.solvers.subchannels import share
 

@@ -31,10 +31,10 @@ _MOST_CENTRES = 20  # about 4 is usual
 _MOST_STEPS = 40  # for one centre; a handful is usual
 _CENTRED = 1e-3  # half the squared Newton decrement
 _NOTHING = 1e-9  # of the longest stage
-_KEPT = 0.02
-_SHORTEST = 1e-8
-_SAME = 1e-9
-_SMALL = 1e-5
+_KEPT = 0.02  # of its room, that a constraint keeps in one step
+_SHORTEST = 1e-8  # share of a Newton step below which there is none
+_SAME = 1e-9  # of the highest clock, within which the lowest is the same
+_SMALL = 1e-5  # nats per symbol below which differences are rounding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
