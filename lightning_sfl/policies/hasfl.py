@@ -24,8 +24,8 @@ class HASFL(ReachesTarget):
     is never expected to be slower than that one, nor than what there is.
 
     Args:
-        target: ε. None: 5 times what variance and drift come to at first, a choice of ours that is kept from then on
-            (:func:`lightning_sfl.policies.reach.default_target`).
+        target: ε. None: the least that drift can come to, and 5 times the variance of the batches that there were at
+            first, a choice of ours (:func:`lightning_sfl.policies.reach.default_target`).
         most_batch: The largest batch.
     """
 

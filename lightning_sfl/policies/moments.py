@@ -9,7 +9,7 @@ gradients; how is a reconstruction):
   consecutive steps, between which weights hardly move. Both are brought to batches of one sample.
 * G²: the mean squared norm; where a layer has one gradient for all clients, it is brought to a client's batch.
 * β: by how much the mean gradient of one interval differs from that of the interval before, less what chance explains,
-  to how much the weights do, over all intervals (after Wang et al. 2019).
+  to how much the weights do, over all intervals (after Wang et al. 2019) but those in which chance explains it all.
 """
 
 import dataclasses
@@ -38,12 +38,26 @@ class _Layer:
     mean: Tensor | None = None
     steps: int = 0
     chance: float = 0.0
+    spread_before: float = 0.0
+    spread_weight_before: float = 0.0
     last: Tensor | None = None
     last_inverse: float = 0.0
 
     def forget_interval(self) -> None:
-        """Begin the next interval's mean; the rest goes on."""
+        """Begin the next interval's mean and variance; the rest goes on."""
         self.mean, self.steps, self.chance = None, 0, 0.0
+        self.spread_before, self.spread_weight_before = self.spread, self.spread_weight
+
+    @property
+    def variance(self) -> float:
+        """σ_l², over all intervals."""
+        return self.spread / self.spread_weight if self.spread_weight else 0.0
+
+    @property
+    def variance_of_interval(self) -> float:
+        """σ_l² over the interval alone, as gradients shrink and grow; over all where the interval says nothing."""
+        weight = self.spread_weight - self.spread_weight_before
+        return (self.spread - self.spread_before) / weight if weight > 0 else self.variance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,8 +117,7 @@ class GradientMoments:
             layer.spread += _square(gradient - layer.last)
             layer.spread_weight += inverse + layer.last_inverse
         layer.last, layer.last_inverse = gradient, inverse
-        variance = layer.spread / layer.spread_weight if layer.spread_weight else 0.0
-        layer.squares += square + variance * max(client_inverse - inverse, 0.0)
+        layer.squares += square + layer.variance * max(client_inverse - inverse, 0.0)
         layer.gradients += 1
         _add_mean(layer, gradient, inverse)
 
@@ -131,16 +144,15 @@ class GradientMoments:
         means = {name: layer.mean / layer.steps for name, layer in self._layers.items() if layer.mean is not None}
         now = {name: self._taken(name, weights[name]) for name in means if name in weights}
         chance = max(1.0 - share_seen, 0.0) * math.fsum(
-            self._moments(layer).variance * layer.chance / layer.steps**2
-            for layer in self._layers.values()
-            if layer.steps
+            layer.variance_of_interval * layer.chance / layer.steps**2 for layer in self._layers.values() if layer.steps
         )
         if self._earlier is not None:
             earlier, there, earlier_chance = self._earlier
             both = [name for name in now if name in there and name in earlier]
             moved = math.fsum(_square(now[name] - there[name]) for name in both)
             changed = math.fsum(_square(means[name] - earlier[name]) for name in both) - chance - earlier_chance
-            self._changed, self._moved = self._changed + changed, self._moved + moved
+            if changed > 0:
+                self._changed, self._moved = self._changed + changed, self._moved + moved
         self._earlier = means, now, chance
         for layer in self._layers.values():
             layer.forget_interval()
@@ -148,7 +160,7 @@ class GradientMoments:
     @property
     def smoothness(self) -> float | None:
         """β; None while nothing tells it from chance."""
-        return math.sqrt(self._changed / self._moved) if self._changed > 0 and self._moved > 0 else None
+        return math.sqrt(self._changed / self._moved) if self._moved > 0 else None
 
     def layers(self) -> dict[str, LayerMoments]:
         """The estimates of every layer that has been seen often enough to tell its variance."""
@@ -156,10 +168,7 @@ class GradientMoments:
 
     @staticmethod
     def _moments(layer: _Layer) -> LayerMoments:
-        return LayerMoments(
-            variance=layer.spread / layer.spread_weight if layer.spread_weight else 0.0,
-            second_moment=layer.squares / layer.gradients,
-        )
+        return LayerMoments(variance=layer.variance, second_moment=layer.squares / layer.gradients)
 
     def _taken(self, name: str, tensor: Tensor) -> Tensor:
         """The entries that stand for a tensor, scaled so that their squares add up to its own, on average."""

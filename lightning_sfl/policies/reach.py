@@ -16,7 +16,8 @@ from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 from lightning_sfl.world.world import Ends
 
 DEFAULT_MOST_BATCH = 64
-_TARGET_SHARE = 5.0
+_VARIANCE_FACTOR = 5.0
+_LEAST_FACTOR = 1.25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,16 +58,18 @@ def bound_at(seen: Observation, target: float) -> Bound:
 
 
 def default_target(problem: TimeToTarget, mean_inverse_batch: float) -> float:
-    """ε where none is given, a choice of ours: 5 times what variance and drift come to.
+    """ε where none is given, a choice of ours: the least that drift can come to, and 5 times what variance does.
 
-    That is, with batches of which the mean of 1/b is given and at the cut in the middle, or at the least where even
-    that is more: a target that can be reached, and is near enough for variance and drift to count.
+    The variance is that of batches of which the mean of 1/b is given. So it is a fifth of what is to be decided about,
+    however much larger the drift is: a target far above both would leave batches of 1 to everybody, whose devices may
+    have time for more. Where that cannot be reached, since such batches cannot be held, ε is a quarter above the least
+    that can.
     """
-    middle = len(problem.drift) // 2
-    nearest = problem.nearest()
-    least = problem.target - float(problem.slack(nearest.cut, nearest.batch_size))
-    usual = problem.variance_factor * len(problem.most) * mean_inverse_batch + float(problem.drift[middle])
-    return _TARGET_SHARE * max(usual, least)
+    found, clients = problem.nearest(), len(problem.most)
+    drift = float(problem.drift[problem.deepest(found.cut)])
+    usual = drift + _VARIANCE_FACTOR * problem.variance_factor * clients * mean_inverse_batch
+    least = problem.target - float(problem.slack(found.cut, found.batch_size))
+    return usual if usual > least else _LEAST_FACTOR * least
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,40 +78,25 @@ class Posed:
 
     Attributes:
         problem: The problem.
-        memory: What is to be seen again, for the target to stay.
-        note: What is to be said about the target, or nothing.
+        memory: What is to be seen again.
     """
 
     problem: TimeToTarget
     memory: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    note: str = ""
 
 
 def posed(seen: Observation, target: float | None, most_batch: int) -> Posed:
-    """The problem for a target; for None, for the default one.
+    """The problem for a target; for None, for the default one of the gradients as they are now.
 
-    The default is that of the batches that there were at the first decision. It is fixed at the first one after
-    gradients were measured, and stays. It is set anew, which is said, if it comes out of reach of everything because
-    the gradients changed.
+    The batches that it goes by are those that there were at the first decision.
     """
     if target is not None:
         return Posed(problem=time_to_target(seen, target, most_batch))
-    problem, note = time_to_target(seen, 1.0, most_batch), ""
+    problem = time_to_target(seen, 1.0, most_batch)
     at_first = float((1.0 / np.minimum(seen.batch_size, seen.samples)).mean())
     mean_inverse = float(seen.memory.get("mean_inverse_batch", at_first))
-    usual = default_target(problem, mean_inverse)
-    kept, measured = seen.memory.get("target"), seen.statistics.is_measured
-    if kept is None or (measured and not seen.memory["measured"]):
-        kept = usual
-    problem = dataclasses.replace(problem, target=kept)
-    if not _reaches(problem, problem.nearest()):
-        note = f"target={kept:g} came out of reach and is now {usual:g}; "
-        problem = dataclasses.replace(problem, target=usual)
-    return Posed(
-        problem=problem,
-        memory={"target": problem.target, "measured": measured, "mean_inverse_batch": mean_inverse},
-        note=note,
-    )
+    problem = dataclasses.replace(problem, target=default_target(problem, mean_inverse))
+    return Posed(problem=problem, memory={"mean_inverse_batch": mean_inverse})
 
 
 def time_to_target(seen: Observation, target: float, most_batch: int) -> TimeToTarget:
@@ -168,7 +156,7 @@ def decision(seen: Observation, posed: Posed, choice: Choice, *, reason: str, sw
     figures = {"target": problem.target, "expected_steps": steps, "step_s": step_s, "expected_s": steps * step_s}
     return Decision(
         allocation=seen.allocation(cut=choice.cut, batch_size=choice.batch_size),
-        reason=f"{posed.note}{_changed(seen, choice)}{reason}",
+        reason=f"{_changed(seen, choice)}{reason}",
         figures=figures if sweeps is None else {**figures, "sweeps": float(sweeps)},
         memory=posed.memory,
     )

@@ -156,7 +156,7 @@ def test_alternating_alone_is_stuck_where_the_search_for_both_is_not():
         if start is not None:
             theirs = descend(problem, start, first=None, blocks=PAPERS_BLOCKS).choice.seconds
             ratios.append(theirs / descend(problem, start).choice.seconds)
-    assert min(ratios) > 1 - 2e-3  # both end where a sweep changes less than 1e-3
+    assert min(ratios) > 0.99  # both search, and where neither is stuck either may end a little lower
     assert max(ratios) > 1.01
 
 

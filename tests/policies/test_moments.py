@@ -112,17 +112,34 @@ def test_chance_is_not_taken_for_curvature():
 
 
 def test_a_whole_pass_leaves_nothing_to_chance():
-    """Two clients with gradients 1 and 3 of one sample each at w = 1, then 2 and 6 at w = 2: their means differ by
-    2. The variance is 2 and 8, 5 in the mean of both rounds; what chance explains of a mean of two is half of that at
-    each time, at first of the first round's alone: 2² - (1 + 2.5) = .5. Seen all data, or half of them: 4, 2.25."""
-    for share, expected in ((0.0, 0.5), (0.5, 2.25), (1.0, 4.0), (3.0, 4.0)):
+    """Two clients with gradients 1 and 3 of one sample each at w = 1, then 4 and 12 at w = 4: their means differ by 6,
+    the weights by 3. The variances are 2 and 32; what chance explains of a mean of two is half of that, 17 of the 36.
+    Seen all data, nothing; seen half of them, half of that."""
+    for share, expected in ((0.0, 19 / 9), (0.5, 27.5 / 9), (1.0, 4.0), (3.0, 4.0)):
         found = GradientMoments()
-        for weight in (1.0, 2.0):
+        for weight in (1.0, 4.0):
             for gradient in (weight, 3 * weight):
                 found.add({"w": torch.tensor([gradient])}, 1.0)
             found.end_step(1.0, begins_round=True)
             found.end_interval({"w": torch.tensor([weight])}, share)
         assert found.smoothness == pytest.approx(math.sqrt(expected))
+
+
+def test_what_chance_explains_leaves_the_smoothness_as_it_was():
+    """The quadratic of above with β = 7, seen twice without noise; then clients' gradients of 100 and -100, whose mean
+    is 0 at the same weights as before: what the mean changed by, (7/2)² = 12.25, is less than what chance explains."""
+    found = GradientMoments()
+    for weight in (1.0, 0.5):
+        for _ in range(2):
+            found.add({"w": torch.tensor([7 * weight])}, 1.0)
+        found.end_step(1.0, begins_round=True)
+        found.end_interval({"w": torch.tensor([weight])})
+    for gradient in (100.0, -100.0):
+        found.add({"w": torch.tensor([gradient])}, 1.0)
+    found.end_step(1.0, begins_round=True)
+    found.end_interval({"w": torch.tensor([0.4])})
+
+    assert found.smoothness == pytest.approx(7.0)
 
 
 def test_it_goes_on_where_it_was():
