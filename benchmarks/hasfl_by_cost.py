@@ -1,19 +1,21 @@
-"""What HASFL gains over the best choice that all share, and over its baselines, by cost and bound alone: VGG-16.
+"""What HASFL gains over the best choice that all share, and over its baselines, by cost and bound alone.
 
     python benchmarks/hasfl_by_cost.py
 
-No training: what is compared is the time until the convergence bound reaches ε = 1, where batches of 16 leave a
-variance v and a cut in the middle a drift d, every layer's gradient being as large as any other's. 20 devices, a round
-of 15 steps, γ = 5e-4; a server of 20 TFLOPS that serves one client after the other, 360 to 380 Mbit/s down and between
-servers, no optimizer state. 1 multiply-accumulate is 2 FLOP. Each figure is over several draws of devices; the random
-baselines are drawn anew for each of several rounds, and draws that cannot reach ε count as infinitely slow.
+VGG-16 and ResNet-18 for images of 32x32. No training: what is compared is the time until the convergence bound reaches
+ε = 1, where batches of 16 leave a variance v and a cut in the middle a drift d, every layer's gradient being as large
+as any other's. 20 devices, a round of 15 steps, γ = 5e-4; a server of 20 TFLOPS that serves one client after the other,
+360 to 380 Mbit/s down and between servers, no optimizer state. 1 multiply-accumulate is 2 FLOP. Each figure is over
+several draws of devices; the random baselines are drawn anew for each of several rounds, and draws that cannot reach ε
+count as infinitely slow.
 """
 
 import argparse
 import dataclasses
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-from paper_profiles import vgg16_profile
+from paper_profiles import PROFILES
 
 from lightning_sfl.allocation import Allocation
 from lightning_sfl.policies.best_uniform import BestUniform
@@ -50,35 +52,67 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
-    profile = vgg16_profile()
-    print(
-        "Times as slow as HASFL: best uniform, lowest to highest; the others, median (and how many draws never reach)"
-    )
-    columns = ("RBS+HAMS", "HABS+RMS", "RBS+RHAMS", "RBS+RMS")
-    print(f"{'devices':>30} {'v, d':>8} {'best uniform':>13} " + " ".join(f"{name:>14}" for name in columns))
+    for network in PROFILES:
+        print_table(network, compared(network, options.clients, options.draws, options.rounds))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A device range, and the shares of ε that variance and drift have.
+
+    Attributes:
+        devices: The range.
+        variance: v.
+        drift: d.
+        ratios: By policy, how many times as slow as HASFL it is: of every draw, and of every round where it is random.
+    """
+
+    devices: str
+    variance: float
+    drift: float
+    ratios: Mapping[str, list[float]]
+
+
+def compared(network: str, clients: int, draws: int, rounds: int) -> Iterator[Row]:
+    """The rows of a network, one after the other."""
+    profile = PROFILES[network]()
     for name, (tera_flop, mega_bit) in RANGES.items():
         for variance, drift in WEIGHTS:
-            uniform: list[float] = []
-            others: dict[str, list[float]] = {}
-            for draw in range(options.draws):
-                world = make_world(profile, options.clients, draw, tera_flop, mega_bit)
-                seen = observation(world, make_statistics(world, options.clients, variance, drift))
+            ratios: dict[str, list[float]] = {}
+            for draw in range(draws):
+                world = make_world(profile, clients, draw, tera_flop, mega_bit)
+                seen = observation(world, make_statistics(world, clients, variance, drift))
                 best = HASFL(target=1.0).decide(seen).figures["expected_s"]
-                uniform.append(expected_s(BestUniform(target=1.0), seen) / best)
-                for round in range(options.rounds):
+                ratios.setdefault("best uniform", []).append(expected_s(BestUniform(target=1.0), seen) / best)
+                for round in range(rounds):
                     later = dataclasses.replace(seen, round=round)
-                    for policy in (
-                        RbsHams(target=1.0, seed=draw),
-                        HabsRms(target=1.0, seed=draw),
-                        RbsRhams(seed=draw),
-                        RandomAllocation(seed=draw),
-                    ):
-                        others.setdefault(type(policy).__name__, []).append(expected_s(policy, later) / best)
-            row = [f"{min(uniform):.2f}-{max(uniform):.2f}".rjust(13)]
-            for found in others.values():
-                never = int(np.isinf(found).sum())
-                row.append(f"{np.median(found):.1f} ({never}/{len(found)})".rjust(14))
-            print(f"{name:>30} {variance:>4}, {drift} {' '.join(row)}", flush=True)
+                    for baseline, policy in _random_policies(draw).items():
+                        ratios.setdefault(baseline, []).append(expected_s(policy, later) / best)
+            yield Row(devices=name, variance=variance, drift=drift, ratios=ratios)
+
+
+def _random_policies(seed: int) -> Mapping[str, Policy]:
+    return {
+        "RBS+HAMS": RbsHams(target=1.0, seed=seed),
+        "HABS+RMS": HabsRms(target=1.0, seed=seed),
+        "RBS+RHAMS": RbsRhams(seed=seed),
+        "RBS+RMS": RandomAllocation(seed=seed),
+    }
+
+
+def print_table(network: str, rows: Iterator[Row]) -> None:
+    """A line per row."""
+    print(f"\n{network}, times as slow as HASFL: median (lowest-highest), and how many draws never reach the target")
+    for place, row in enumerate(rows):
+        if place == 0:
+            print(f"{'devices':>30} {'v, d':>8} " + " ".join(f"{policy:>26}" for policy in row.ratios))
+        cells = []
+        for found in row.ratios.values():
+            finite = [ratio for ratio in found if np.isfinite(ratio)]
+            never = f", {len(found) - len(finite)}/{len(found)}" if len(finite) < len(found) else ""
+            middle = f"{np.median(found):.4g} ({min(finite):.3g}-{max(finite):.3g}{never})" if finite else "never"
+            cells.append(f"{middle:>26}")
+        print(f"{row.devices:>30} {row.variance:>4}, {row.drift} {' '.join(cells)}", flush=True)
 
 
 def expected_s(policy: Policy, seen: Observation) -> float:
