@@ -1,198 +1,178 @@
-"""ASFL by cost alone: total delay and energy to the bound's number of rounds, beside five baselines.
+"""ASFL by cost alone: total delay and energy to the bound's number of rounds, beside five baselines and the best cut.
 
-    python benchmarks/asfl_by_cost.py
+    python benchmarks/asfl_by_cost.py --output runs/asfl_by_cost
 
-A model like VGG-16 on images of 32x32 (1 MAC = 2 FLOP, 32-bit numbers, backward twice forward), 20 clients, 15 steps a
-round, no training. Of every run the mean delay and energy of a round are measured over some rounds; the bound of
-``policies/bound.py`` says how many steps it takes with the drift that the run had on average. Energy is that of all
-clients. FedAvg, split learning and SplitFed stand at a middle cut and at their best one in hindsight; the baselines
-themselves are our choice, as the paper's are not known.
+VGG-16 on images of 32x32, 20 clients, 15 steps a round, no training (``asfl_scenes``). Of every run the mean delay and
+energy of a round are measured; the bound of ``policies/bound.py`` says how many steps it takes with the drift that the
+run had on average. Energy is that of all clients. The five baselines are our choice, as the paper's are not known:
+FedAvg, split learning, SplitFed-V1 and -V2, each at its best cut in hindsight (and, beside it, at a middle one), and
+latency-only. "Best fixed cut" is the one common cut with which ASFL's own algorithm takes least time in hindsight.
+
+ASFL has budgets of 1.5 times the delay and .3 times the energy of latency-only's medians, and, so that energy is
+compared at equal delay, of 1.0 times the delay and .5 times the energy of the best fixed cut's means. Layers that move
+are in the broadcast, or a stage of their own ("re-split apart").
+
+Devices are those of the named environments; ``wide`` is ``wei_chen`` with devices of 0.05 to 0.5 TFLOPS and bands that
+have 10 to 80 Mbit/s up and 360 to 380 down at the mean gain. Fading stays for a round (block), or is drawn anew about
+twenty times in one, so that what was decided by is soon out of date (fast). Medians and ranges over seeds, which draw
+devices and fading; what is saved is compared seed by seed. Last, ASFL with several V, in which layers have like second
+moments: the mean drift Φ, the queues in the second half of the rounds, and the shares of the budgets that are used.
+What is in the folder is not made again.
 """
 
 import argparse
 import dataclasses
-import functools
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-import numpy as np
+from asfl_runs import APART, Point, Row, cost_rows, trade_off_points
+from asfl_scenes import CLIENTS, COHERENCE_S, PLACES, FadingName
 
-from lightning_sfl.policies.asfl import ASFL
-from lightning_sfl.policies.bound import Bound
-from lightning_sfl.policies.fixed import Fixed
-from lightning_sfl.policies.latency_only import LatencyOnly
-from lightning_sfl.policies.myopic import Myopic
-from lightning_sfl.policies.simulation import Scene, Trace, best_fixed_cut, simulate
-from lightning_sfl.policies.statistics import GradientStatistics
-from lightning_sfl.world.environments import make_environment
-from lightning_sfl.world.model.profile import Profile
-from lightning_sfl.world.world import World
+FIVE = ("FedAvg", "split learning, best cut", "SplitFed-V1, best cut", "SplitFed-V2, best cut", "latency only")
+OURS = ("ASFL", "ASFL at the best fixed cut's delay")
+BEST_FIXED = "fixed, best cut"
 
-CLIENTS, STEPS, BATCH, SEED = 20, 15, 32, 0
-LEARNING_RATE, TARGET, SMOOTHNESS = 5e-4, 1.0, 10.0
-DRIFT_SHARE, VARIANCE_SHARE = 0.5, 0.1  # of the target, by the drift of the whole model and by the variance
 
-# Name, forward MFLOP, parameters, activations in KiB per sample, up to a cut.
-VGG16 = (
-    ("conv1", 3.5, 1_800, 256),
-    ("conv2", 79, 38_700, 64),
-    ("conv3", 117, 113_000, 128),
-    ("conv4", 192, 260_000, 32),
-    ("conv7", 381, 1_740_000, 16),
-    ("conv10", 570, 7_640_000, 8),
-    ("conv13", 626, 14_700_000, 2),
-)
-WHOLE = ("whole", 627.4, 15_245_000, 0)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Saving:
+    """What ASFL saves in one world, as shares; negative where it takes more.
+
+    Attributes:
+        environment: Devices and channel.
+        fading: How the channel changes.
+        seed: Of devices and channel.
+        policy: Which ASFL.
+        what: Delay or energy, in all.
+        worst: Against the worst of the five baselines.
+        median: Against their median.
+        best_fixed: Against the best fixed cut in hindsight.
+    """
+
+    environment: str
+    fading: FadingName
+    seed: int
+    policy: str
+    what: str
+    worst: float
+    median: float
+    best_fixed: float
+
+
+TOTALS: dict[str, Callable[[Row], float]] = {"delay": lambda row: row.total_s, "energy": lambda row: row.total_joule}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--environments", nargs="+", default=["wei_chen", "safsl"])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--environments", nargs="+", default=list(COHERENCE_S), choices=list(COHERENCE_S))
+    parser.add_argument("--fading", nargs="+", default=["none", "block", "fast"], choices=["none", "block", "fast"])
+    parser.add_argument("--trade-off-rounds", type=int, default=200)
     options = parser.parse_args()
-    for name in options.environments:
-        print(f"\n{name}: {CLIENTS} clients, {options.rounds} rounds measured, seed {SEED}")
-        print(f"{'policy':>44} {'s/round':>10} {'J/round':>10} {'rounds':>8} {'total s':>12} {'total J':>12}")
-        compare(name, options.rounds)
+    places = [place for place in PLACES if place[0] in options.environments and place[1] in options.fading]
+    seeds = range(options.seeds)
+    rows = cost_rows(options.output, places=places, seeds=seeds, rounds=options.rounds)
+    points = trade_off_points(options.output, seeds=seeds, rounds=options.trade_off_rounds)
+    print_rows(rows)
+    print_savings(savings(rows))
+    print_points(points)
 
 
-def compare(environment: str, rounds: int) -> None:
-    """One table."""
-    found: dict[str, tuple[float, float]] = {}
-    for algorithm in ("fedavg", "split_learning", "splitfed_v1", "splitfed_v2", "splitfed_shared"):
-        scene = make_scene(environment, algorithm)
-        turns = rounds * (CLIENTS if algorithm == "split_learning" else 1)
-        if algorithm != "fedavg":
-            best, trace = best_fixed_cut(_fixed, scene, turns, functools.partial(_seconds, scene))
-            found[f"{algorithm}, best fixed cut {best}"] = show(f"{algorithm}, best fixed cut {best}", scene, trace)
-        label = algorithm if algorithm == "fedavg" else f"{algorithm}, conv4"
-        found[label] = show(label, scene, simulate(Fixed(cut="conv4"), scene, turns))
-    scene = make_scene(environment, "splitfed_shared")
-    for resplits in (False, True):
-        scene = dataclasses.replace(scene, resplits=resplits)
-        suffix = "re-split apart" if resplits else "re-split in the broadcast"
-        fast = simulate(LatencyOnly(resplit=resplits), scene, rounds)
-        found[f"latency only, {suffix}"] = show(f"latency only, {suffix}", scene, fast)
-        budget_s = 1.5 * float(np.median(fast.delay_s))
-        joule = (0.3 * np.median(fast.joule, axis=0)).tolist()
-        policy = ASFL(delay_budget_s=budget_s, energy_budget_joule=joule, trade_off=1.0, resplit=resplits)
-        ours = show(f"ASFL, {suffix}", scene, simulate(policy, scene, rounds))
-        myopic = Myopic(delay_budget_s=budget_s, energy_budget_joule=joule, resplit=resplits)
-        show(f"myopic, {suffix}", scene, simulate(myopic, scene, rounds))
-        for place, what in enumerate(("delay", "energy")):
-            saved = {label: 1 - ours[place] / total[place] for label, total in found.items()}
-            most = max(saved, key=lambda label: saved[label])
+def savings(rows: Sequence[Row]) -> list[Saving]:
+    """World by world."""
+    found = []
+    worlds = dict.fromkeys((row.environment, row.fading, row.seed) for row in rows)
+    for environment, fading, seed in worlds:
+        here = {
+            row.policy: row for row in rows if (row.environment, row.fading, row.seed) == (environment, fading, seed)
+        }
+        for name in (ours + suffix for suffix in ("", APART) for ours in OURS):
+            apart = APART if name.endswith(APART) else ""
+            five = [here[label + (apart if label == "latency only" else "")] for label in FIVE]
+            for what, of in TOTALS.items():
+                taken, others = of(here[name]), [of(row) for row in five]
+                found.append(
+                    Saving(
+                        environment=environment,
+                        fading=fading,
+                        seed=seed,
+                        policy=name,
+                        what=what,
+                        worst=1 - taken / max(others),
+                        median=1 - taken / statistics.median(others),
+                        best_fixed=1 - taken / of(here[BEST_FIXED]),
+                    )
+                )
+    return found
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """A table per environment and fading."""
+    for environment, fading in dict.fromkeys((row.environment, row.fading) for row in rows):
+        here = [row for row in rows if (row.environment, row.fading) == (environment, fading)]
+        seeds = len({row.seed for row in here})
+        coherence = f", {COHERENCE_S[environment]} s of coherence" if fading == "fast" else ""
+        print(f"\n{environment}, fading: {fading}{coherence}; {CLIENTS} clients, {seeds} seeds")
+        print(
+            f"{'policy':>50} {'cut':>5} {'s/round':>22} {'J/round':>22} {'total s':>26} {'total J':>26}"
+            f" {'of delay':>17} {'of energy (most)':>24}"
+        )
+        for policy in dict.fromkeys(row.policy for row in here):
+            own = [row for row in here if row.policy == policy]
+            budgets = ""
+            if (delays := [row.delay_share for row in own if row.delay_share is not None]) != []:
+                energies = [row.energy_share for row in own if row.energy_share is not None]
+                most = [row.most_energy_share for row in own if row.most_energy_share is not None]
+                budgets = f" {span(delays, '.2f'):>17} {span(energies, '.2f'):>17} ({statistics.median(most):.2f})"
             print(
-                f"    ASFL's {what}: {saved[most]:+.0%} saved against {most} (the worst); median"
-                f" {np.median(list(saved.values())):+.0%}; best fixed cut"
-                f" {next(value for label, value in saved.items() if label.startswith('splitfed_shared, best')):+.0%}"
+                f"{policy:>50} {statistics.median(row.cut for row in own):>5.1f}"
+                f" {span([row.round_s for row in own]):>22} {span([row.round_joule for row in own]):>22}"
+                f" {span([row.total_s for row in own]):>26} {span([row.total_joule for row in own]):>26}{budgets}"
             )
 
 
-def _fixed(cut: str) -> Fixed:
-    return Fixed(cut=cut)
-
-
-def _seconds(scene: Scene, trace: Trace) -> float:
-    return totals(scene, trace)[0]
-
-
-def totals(scene: Scene, trace: Trace) -> tuple[float, float, float]:
-    """Seconds, joules and rounds to the target; a round of split learning is a turn of everybody."""
-    turns = CLIENTS if scene.world.rule.hands_on else 1
-    moment = scene.statistics.second_moment if scene.statistics else np.zeros(1)
-    deepest = trace.cut.max(axis=1)
-    mean = float(moment[deepest].mean())
-    assert scene.statistics is not None
-    statistics = dataclasses.replace(scene.statistics, second_moment=np.array([mean]))
-    bound = Bound(statistics=statistics, learning_rate=LEARNING_RATE, interval=STEPS, clients=CLIENTS, target=TARGET)
-    rounds = bound.steps(np.full(CLIENTS, BATCH), 0) / STEPS
-    return rounds * turns * float(trace.delay_s.mean()), rounds * turns * float(trace.joule.sum(axis=1).mean()), rounds
-
-
-def show(label: str, scene: Scene, trace: Trace) -> tuple[float, float]:
-    """Print a row; return seconds and joules in all."""
-    turns = CLIENTS if scene.world.rule.hands_on else 1
-    seconds, joule, rounds = totals(scene, trace)
+def print_savings(found: Sequence[Saving]) -> None:
+    """In percent."""
+    print("\nWhat ASFL saves, in percent; negative: takes more")
     print(
-        f"{label:>44} {turns * trace.delay_s.mean():>10.3f} {turns * trace.joule.sum(axis=1).mean():>10.3f}"
-        f" {rounds:>8.0f} {seconds:>12.4g} {joule:>12.4g}"
+        f"{'environment':>15} {'policy':>50} {'what':>7} {'worst of five':>20} {'their median':>20}"
+        f" {'best fixed cut':>20}"
     )
-    return seconds, joule
+    for key in dict.fromkeys((each.environment, each.fading, each.policy, each.what) for each in found):
+        own = [each for each in found if (each.environment, each.fading, each.policy, each.what) == key]
+        spans = [
+            span([100 * share for share in shares], ".0f")
+            for shares in (
+                [each.worst for each in own],
+                [each.median for each in own],
+                [each.best_fixed for each in own],
+            )
+        ]
+        print(f"{key[0] + ', ' + key[1]:>15} {key[2]:>50} {key[3]:>7} {spans[0]:>20} {spans[1]:>20} {spans[2]:>20}")
 
 
-def make_scene(environment: str, algorithm: str) -> Scene:
-    """Everybody at conv4, 32 samples a batch."""
-    place = make_environment(environment, CLIENTS, SEED)
-    world = World(
-        profile=make_profile(),
-        fleet=place.fleet,
-        channel=place.channel,
-        server=place.server,
-        algorithm=algorithm,
-        aggregate_every=STEPS,
-    )
-    return Scene(
-        world=world,
-        cut=np.full(CLIENTS, 3),
-        batch_size=np.full(CLIENTS, BATCH),
-        statistics=make_statistics(world),
-        learning_rate=LEARNING_RATE,
-    )
+def print_points(points: Sequence[Point]) -> None:
+    """A row per V."""
+    for environment, fading in dict.fromkeys((point.environment, point.fading) for point in points):
+        here = [point for point in points if (point.environment, point.fading) == (environment, fading)]
+        print(f"\n{environment}, fading: {fading}; {len({point.seed for point in here})} seeds")
+        print(f"{'V':>6} {'drift':>22} {'delay queue':>22} {'energy queue':>22} {'of delay':>17} {'of energy':>17}")
+        for trade_off in dict.fromkeys(point.trade_off for point in here):
+            own = [point for point in here if point.trade_off == trade_off]
+            print(
+                f"{trade_off:>6g} {span([point.drift for point in own]):>22}"
+                f" {span([point.delay_queue for point in own]):>22}"
+                f" {span([point.energy_queue for point in own]):>22}"
+                f" {span([point.delay_share for point in own], '.2f'):>17}"
+                f" {span([point.energy_share for point in own], '.2f'):>17}"
+            )
 
 
-def make_statistics(world: World) -> GradientStatistics:
-    """Like second moments per parameter; the whole model's drift takes half of the target."""
-    share = world.profile.update_parameters / WHOLE[2]
-    if world.rule.server_replicas or not world.rule.uses_cut:
-        share = np.ones_like(share)
-    if world.rule.hands_on:
-        share = np.zeros_like(share)
-    unit = DRIFT_SHARE * TARGET / (4 * (SMOOTHNESS * LEARNING_RATE * STEPS) ** 2)
-    variance = VARIANCE_SHARE * TARGET * CLIENTS * BATCH / (SMOOTHNESS * LEARNING_RATE)
-    return GradientStatistics(smoothness=SMOOTHNESS, variance=variance, second_moment=unit * share, loss_gap=1.0)
-
-
-def make_profile() -> Profile:
-    """The table of VGG-16 as a profile."""
-    return dataclasses.replace(_profile(VGG16), whole=_profile((WHOLE,)))
-
-
-def _profile(rows: tuple[tuple[str, float, int, int], ...]) -> Profile:
-    forward = 1e6 * np.array([row[1] for row in rows])
-    rest = 1e6 * WHOLE[1] - forward
-    parameters = np.array([row[2] for row in rows])
-    element = 256.0 * np.array([row[3] for row in rows])
-
-    def per_sample(values: np.ndarray) -> np.ndarray:
-        return np.stack([np.zeros(len(values)), values], axis=1)
-
-    nothing = per_sample(0.0 * forward)
-    return Profile(
-        cuts=tuple(row[0] for row in rows),
-        client_forward_flop=per_sample(forward),
-        client_backward_flop=per_sample(2 * forward),
-        server_forward_flop=per_sample(rest),
-        server_backward_flop=per_sample(2 * rest),
-        smashed_element=per_sample(element)[:, None],
-        smashed_bit=per_sample(32 * element),
-        cut_gradient_element=per_sample(element)[:, None],
-        cut_gradient_bit=per_sample(32 * element),
-        turn_flop=nothing,
-        returned_element=nothing[:, None],
-        returned_bit=nothing,
-        returned_gradient_element=nothing[:, None],
-        returned_gradient_bit=nothing,
-        beside_bit=nothing,
-        client_parameters=parameters,
-        client_parameter_byte=4.0 * parameters,
-        client_buffer_byte=0.0 * parameters,
-        update_parameters=parameters,
-        update_bit=32.0 * parameters,
-        optimizer_state_bit=0.0 * parameters,
-        client_training_memory_line=np.stack([8.0 * parameters, 4.0 * element], axis=1)[:, None],
-        client_forward_memory_line=np.stack([4.0 * parameters, 4.0 * element], axis=1)[:, None],
-        batch_byte=np.array([0.0, 12288.0]),
-        whole=None,
-    )
+def span(values: Sequence[float], form: str = ".3g") -> str:
+    """The median, and the range."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
 
 
 if __name__ == "__main__":

@@ -6,14 +6,12 @@ ViT-B/32 at 224 x 224, the patch embedding on the client, SGD with momentum, flo
 Memory is that of live tensors in a step, once with the batch and once without it. A round is that of the recipe:
 20 steps of every client with batches of 64, a server replica each, optimizer state not sent; labels, the server's time
 (one client after the other), broadcast and averaging count. Clients share one band; all that the uplink takes of it is
-decided. SFLAM has the limit on the error of 8 bits. Medians and ranges over seeds of devices and gains. What a decision
-takes is in CPU seconds of all threads, as medians over seeds and three weights; nothing here uses more than one.
+decided. SFLAM has the limit on the error of 8 bits. Medians and ranges over seeds of devices and gains.
 """
 
 import argparse
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -42,7 +40,6 @@ MEGABYTE = 1e6
 CUT = "model.conv_proj"
 STEPS, BATCH = 20, 64
 BAND_HZ = {"wei_chen": 100e6, "safsl": 50e6}
-BARS_S = {20: 0.050, 1_000: 2.0}
 WEIGHTS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1)
 POLICIES: dict[str, Callable[[float], SFLAM | FixedBits]] = {
     "SFLAM": lambda weight: SFLAM(weight=weight),
@@ -75,7 +72,6 @@ def main() -> None:
     print_memory(profile)
     for name in BAND_HZ:
         print_front(name, profile, options.clients, range(options.seeds))
-    print_decisions(profile, range(options.seeds))
 
 
 def print_memory(profile: Profile) -> None:
@@ -106,32 +102,13 @@ def print_front(name: str, profile: Profile, clients: int, seeds: Sequence[int])
             print(f"{policy:>15} {weight:>4} {spans[0]:>24} {spans[1]:>28} {spans[2]:>24}")
 
 
-def print_decisions(profile: Profile, seeds: Sequence[int]) -> None:
-    """What a decision takes, asking the world included."""
-    print(f"\n{'policy':>15} {'environment':>12} {'devices':>8} {'median':>11} {'bar':>9}")
-    for clients, bar_s in BARS_S.items():
-        for name in BAND_HZ:
-            seen = [observation(name, profile, clients, seed) for seed in seeds]
-            for policy, made in POLICIES.items():
-                took = [decision_s(made(weight), each) for each in seen for weight in (1.0, 0.5, 0.1)]
-                ms = 1e3 * statistics.median(took)
-                print(f"{policy:>15} {name:>12} {clients:>8,} {ms:>8.1f} ms {1e3 * bar_s:>6.0f} ms")
-
-
-def decision_s(policy: SFLAM | FixedBits, seen: Observation) -> float:
-    """CPU seconds of one decision."""
-    start = time.process_time()
-    policy.decide(seen)
-    return time.process_time() - start
-
-
 def span(values: Sequence[float]) -> str:
     """The median, and the range."""
     return f"{statistics.median(values):.4g} ({min(values):.4g}-{max(values):.4g})"
 
 
 def observation(name: str, profile: Profile, clients: int, seed: int) -> Observation:
-    """All clients cut behind the embedding and have a quantiser; channels as they are in the first round."""
+    """All clients cut at the first place and have a quantiser; channels as they are in the first round."""
     found = make_environment(name, clients, seed)
     assert isinstance(found.channel, WirelessChannel)
     band = SharedBandwidth(total_hz=BAND_HZ[name])
@@ -153,7 +130,7 @@ def observation(name: str, profile: Profile, clients: int, seed: int) -> Observa
         cut=np.zeros(clients, dtype=np.int64),
         batch_size=np.full(clients, BATCH),
         bits=np.full(clients, 8.0),
-        now=Allocation(cut=[CUT] * clients, batch_size=[BATCH] * clients),
+        now=Allocation(cut=[profile.cuts[0]] * clients, batch_size=[BATCH] * clients),
         statistics=assumed(profile, profile.update_parameters.astype(np.float64)),
         learning_rate=0.01,
         sends_state=False,

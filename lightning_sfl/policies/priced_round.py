@@ -19,8 +19,13 @@ from lightning_sfl.policies.observation import Observation
 from lightning_sfl.policies.solvers.controls import Limits, Setting
 from lightning_sfl.policies.solvers.split_and_controls import Round
 from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
+from lightning_sfl.world.channel.channel import Channel, Transmission
+from lightning_sfl.world.channel.rates import RateChannel
+from lightning_sfl.world.channel.wireless import OwnBandwidth, WirelessChannel
+from lightning_sfl.world.cost.participation import Participation
 from lightning_sfl.world.cost.step_cost import AS_BUILT, Controls
-from lightning_sfl.world.world import Ends
+from lightning_sfl.world.devices.fleet import Device, Fleet
+from lightning_sfl.world.world import Ends, World
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,31 +76,81 @@ def round_tables(seen: Observation, *, resplits: bool) -> RoundTables:
         )
     if (world.profile.returned_bit > 0).any():
         raise ValueError("two cuts (a U-shape) are not accepted: the client's turn between them has no stage here.")
-    found: dict[str, list[FloatArray]] = {field.name: [] for field in dataclasses.fields(RoundTables)[:-2]}
-    aggregation = []
-    deepest = cuts - 1
+    everywhere, who = _once_at_every_cut(seen)
+    ends = Ends(optimizer_state=seen.sends_state, deepest=cuts - 1)
+    step = everywhere.step(who, round=seen.round)
+    opening = everywhere.opening(who, ends, round=seen.round)
+    closing = everywhere.closing(who, ends, round=seen.round)
+    moved_up = moved_down = np.zeros(len(who.clients))
+    if resplits:
+        ends = dataclasses.replace(ends, previous_cut=np.repeat(seen.cut, cuts))
+        moved = everywhere.opening(who, ends, round=seen.round)
+        moved_up = moved.load.resplit_up_bit
+        moved_down = np.where(moved_up > 0, 0.0, moved.resplit_s)
+    aggregation_s = []
     for cut in range(cuts):
-        who = seen.participation(np.full(clients, cut), controls=AS_BUILT)
-        step = world.step(who, round=seen.round)
-        alone = Ends(optimizer_state=seen.sends_state, deepest=cut)
-        opening = world.opening(who, alone, round=seen.round)
-        closing = world.closing(who, alone, round=seen.round)
-        aggregation.append(closing.aggregation_s)
-        nothing = np.zeros(clients)
-        moved_up, moved_down = nothing, nothing
-        if resplits:
-            ends = Ends(optimizer_state=seen.sends_state, deepest=deepest, previous_cut=seen.cut)
-            moved = world.opening(who, ends, round=seen.round)
-            moved_up = moved.load.resplit_up_bit
-            moved_down = np.where(moved_up > 0, 0.0, moved.resplit_s)
-        row = (
-            opening.broadcast_s, moved_up, moved_down, step.forward_s, step.load.uplink_bit, step.server_s,
-            step.downlink_s, step.backward_s, step.compute_joule, closing.load.update_bit,
-        )  # fmt: skip
-        for name, values in zip(found, row, strict=True):
-            found[name].append(values)
-    tables = {name: np.stack(columns, axis=1) for name, columns in found.items()}
-    return RoundTables(**tables, aggregation_s=np.array(aggregation), fits=_fits(seen))
+        load = world.round_load(
+            seen.participation(np.full(clients, cut)), Ends(optimizer_state=seen.sends_state, deepest=cut)
+        )
+        aggregation_s.append(float(load.aggregation_flop.sum() / world.server.flop_per_s()))
+
+    def table(values: FloatArray) -> FloatArray:
+        return values.reshape(clients, cuts)
+
+    return RoundTables(
+        broadcast_s=table(opening.broadcast_s),
+        moved_up_bit=table(moved_up),
+        moved_down_s=table(moved_down),
+        forward_s=table(step.forward_s),
+        up_bit=table(step.load.uplink_bit),
+        server_s=table(step.server_s),
+        down_s=table(step.downlink_s),
+        backward_s=table(step.backward_s),
+        joule=table(step.compute_joule),
+        update_bit=table(closing.load.update_bit),
+        aggregation_s=np.array(aggregation_s),
+        fits=_fits(seen),
+    )
+
+
+def _once_at_every_cut(seen: Observation) -> tuple[World, Participation]:
+    """A world with a device and a channel like each client's for every cut, client by client, and all of them there.
+
+    So that the world is asked once and not for every cut; each has the band that it has if all of the K clients send.
+    """
+    world, cuts = seen.world, len(seen.world.profile.cuts)
+    who = np.repeat(seen.clients, cuts)
+    devices = {field.name: getattr(world.fleet, field.name)[who] for field in dataclasses.fields(Device)}
+    devices["flop_per_cycle"] = devices["flop_per_cycle"] * np.repeat(
+        world.fleet.speed.factor(seen.clients, seen.round), cuts
+    )
+    everybody = Participation(
+        clients=np.arange(len(who)),
+        cut=np.tile(np.arange(cuts), len(seen.clients)),
+        batch_size=np.repeat(seen.batch_size, cuts),
+        bits=None if seen.bits is None else np.repeat(seen.bits, cuts),
+    )
+    return dataclasses.replace(world, fleet=Fleet(**devices), channel=_channel_of(seen, who)), everybody
+
+
+def _channel_of(seen: Observation, who: IntArray) -> Channel:
+    """A channel like these clients'."""
+    channel = seen.world.channel
+    if isinstance(channel, WirelessChannel):
+        share = {"up": channel.uplink_bandwidth.hz(seen.clients), "down": channel.downlink_bandwidth.hz(seen.clients)}
+        times = len(who) // len(seen.clients)
+        return dataclasses.replace(
+            channel,
+            uplink_gain=channel.uplink_gain[who],
+            downlink_gain=channel.downlink_gain[who],
+            client_power_watt=channel.client_power_watt[who],
+            uplink_bandwidth=OwnBandwidth(bandwidth_hz=np.repeat(share["up"], times)),
+            downlink_bandwidth=OwnBandwidth(bandwidth_hz=np.repeat(share["down"], times)),
+        )
+    sent = Transmission(clients=who, round=seen.round, start_s=np.zeros(len(who)))
+    return RateChannel(
+        mean_uplink_bit_per_s=channel.uplink_bit_per_s(sent), mean_downlink_bit_per_s=channel.downlink_bit_per_s(sent)
+    )
 
 
 def limits_of(seen: Observation) -> Limits:

@@ -57,6 +57,20 @@ def test_the_descent_ends_at_the_best_of_all_choices_of_four_clients():
             assert excess(problem, start) < SHARE, case
 
 
+def test_what_weighs_most_may_be_the_server_or_a_rounds_ends():
+    """Chosen among 1,500 drawn cases: with those left free at first, the descent ended 12 and 26 % above the best."""
+    for case in (35, 1020):
+        draw = np.random.default_rng(case)
+        clients, cuts = int(draw.integers(2, 4)), int(draw.integers(2, 5))
+        memory = 10 ** draw.uniform(8, 10, clients) if draw.random() < 0.3 else None
+        works, line = draw.choice(["serial", "parallel"]), draw.choice([0.0, 1e6, 1e7, 1e8])
+        spread = draw.choice([0.3, 1.0, 2.0])
+        world = drawn_world(draw, clients, cuts, memory_byte=memory, works=works, between_servers=line, spread=spread)
+        seen = observed(world, draw=draw)
+        problem = default_problem(seen, 6, draw.choice([0.4, 1.0]))
+        assert excess(problem, best_uniform(problem, seen.samples)) < SHARE, case
+
+
 def test_cuts_for_given_batches_are_those_of_the_mixed_integer_program():
     """5 clients, 5 cuts; the reference is exact, so nothing may be below it."""
     for case in range(40):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from references_splits import best_by_program, best_of_all
 
-from lightning_sfl.policies.solvers.split_sweep import Options, split_sweep
+from lightning_sfl.policies.solvers.split_options import Options
+from lightning_sfl.policies.solvers.split_sweep import split_sweep
 from lightning_sfl.random import generator
 
 
@@ -43,6 +44,23 @@ def test_with_what_a_round_begins_and_ends_with_it_stays_within_a_hundredth_of_t
         least, most = best_of_all(options)
         gaps.append((options.value(split_sweep(options)) - least) / max(most - least, 1e-12 * most))
     assert max(gaps) <= 0.01, sorted(gaps)[-5:]
+
+
+def test_stages_that_have_nothing_to_do_with_each_other_are_searched_to_the_best():
+    """Four stages, drawn apart, of 3 or 4 clients with 3 to 5 options: 625 choices at most."""
+    for case in range(40):
+        draw = generator(case, "unrelated stages")
+        options = drawn(draw, int(draw.integers(3, 5)), int(draw.integers(3, 6)), 4)
+        assert options.value(split_sweep(options)) == pytest.approx(best_of_all(options)[0], rel=1e-12)
+
+
+@pytest.mark.slow
+def test_stages_that_have_nothing_to_do_with_each_other_against_a_mixed_integer_program():
+    """The same of 6 to 8 clients."""
+    for case in range(40):
+        draw = generator(case, "unrelated stages")
+        options = drawn(draw, int(draw.integers(6, 9)), int(draw.integers(3, 6)), 4)
+        assert options.value(split_sweep(options)) <= best_by_program(options) * (1 + 1e-6)
 
 
 def test_it_agrees_with_a_mixed_integer_program_of_a_size_that_cannot_be_enumerated():

@@ -26,11 +26,13 @@ from lightning_sfl.world.arrays import BoolArray, FloatArray
 
 _LN2 = float(np.log(2.0))
 _GAP = 1e-4  # of the objective
-_GROWTH = 30.0  # of the barrier's sharpness, from one centre to the next
-_MOST_CENTRES = 20  # about 4 is usual
+_GROWTH = 10.0  # of the barrier's sharpness, from one centre to the next
+_MOST_CENTRES = 20  # about 6 is usual
 _MOST_STEPS = 40  # for one centre; a handful is usual
 _CENTRED = 1e-3  # half the squared Newton decrement
+_ROUGHLY = 0.3  # the same on the way to the last centre
 _NOTHING = 1e-9  # of the longest stage
+_USED = 0.9  # of its room, that a constraint may lose on the way to where the next centre is about to be
 _KEPT = 0.02  # of its room, that a constraint keeps in one step
 _SHORTEST = 1e-8  # share of a Newton step below which there is none
 _SAME = 1e-9  # of the highest clock, within which the lowest is the same
@@ -137,13 +139,16 @@ def solve_controls(work: Work, limits: Limits) -> Setting:
     problem = _Barrier(work, limits)
     point = problem.start()
     sharpness = problem.constraints / problem.cost(point)
+    before = None
     for _ in range(_MOST_CENTRES):
-        point = problem.centred(point, sharpness)
-        wanted = problem.constraints / (_GAP * problem.cost(point))
+        centre = problem.centred(point, sharpness, _ROUGHLY)
+        wanted = problem.constraints / (_GAP * problem.cost(centre))
         if (sharpness >= wanted / 2).all():
             break
-        sharpness = np.maximum(sharpness, np.minimum(sharpness * _GROWTH, wanted))
-    return problem.setting(point)
+        sharper = np.maximum(sharpness, np.minimum(sharpness * _GROWTH, wanted))
+        point = centre if before is None else problem.ahead(before, (centre, sharpness), sharper)
+        before, sharpness = (centre, sharpness), sharper
+    return problem.setting(problem.centred(centre, sharpness, _CENTRED))
 
 
 def _times(work: Work, share: FloatArray, second_per_bit: FloatArray) -> FloatArray:
@@ -226,13 +231,13 @@ class _Barrier:
             total: FloatArray = sharpness * self.cost(point) - np.log(rooms).sum(axis=1)
             return total
 
-    def centred(self, point: _Point, sharpness: FloatArray) -> _Point:
-        """The lowest point of the barrier functions."""
+    def centred(self, point: _Point, sharpness: FloatArray, precision: float) -> _Point:
+        """The lowest point of the barrier functions, up to half the squared Newton decrement."""
         rooms = self.rooms(point)
         height = self.height(point, rooms, sharpness)
         for _ in range(_MOST_STEPS):
             logs, most, decrement = self._newton(point, sharpness)
-            length = np.where(decrement > 2 * _CENTRED, 1.0, 0.0)
+            length = np.where(decrement > 2 * precision, 1.0, 0.0)
             while length.any():
                 tried = point.moved(logs, most, length)
                 left = self.rooms(tried)
@@ -247,6 +252,20 @@ class _Barrier:
                 break
             point, rooms, height = tried, left, np.where(length > 0, there, height)
         return point
+
+    def ahead(self, before: tuple[_Point, FloatArray], now: tuple[_Point, FloatArray], sharpness: FloatArray) -> _Point:
+        """Where the next centre is about to be: in the reciprocal of the sharpness, centres lie nearly on a line."""
+        (old, blunt), (point, sharp) = before, now
+        passed = 1 / blunt - 1 / sharp
+        share = np.divide(1 / sharp - 1 / sharpness, passed, out=np.zeros_like(passed), where=passed > 0)
+        logs, most = point.logs - old.logs, point.most - old.most
+        rooms = self.rooms(point)
+        lost = (rooms - self.rooms(point.moved(logs, most, share))) / rooms
+        share = share * np.minimum(1.0, _USED / np.maximum(lost.max(axis=1), _USED))
+        tried = point.moved(logs, most, share)
+        left = self.rooms(tried)
+        fine = (left > 0).all(axis=1) & (self.height(tried, left, sharpness) < self.height(point, rooms, sharpness))
+        return point.moved(logs, most, np.where(fine, share, 0.0))
 
     def setting(self, point: _Point) -> Setting:
         """The setting at a point, the whole band given away at unchanged rates."""

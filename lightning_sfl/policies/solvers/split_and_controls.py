@@ -14,7 +14,8 @@ from collections.abc import Callable
 import numpy as np
 
 from lightning_sfl.policies.solvers.controls import Limits, Setting, Work, solve_controls, value_of
-from lightning_sfl.policies.solvers.split_sweep import Options, split_sweep
+from lightning_sfl.policies.solvers.split_options import Options
+from lightning_sfl.policies.solvers.split_sweep import split_sweep
 from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 
 _CLOCKS = 4

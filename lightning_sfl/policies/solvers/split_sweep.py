@@ -14,50 +14,20 @@ stages, and never worse than the start for more. Where there are more different 
 thresholds are spread evenly over the logarithm, which costs a share of at most their distance.
 """
 
-import dataclasses
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
+from lightning_sfl.policies.solvers.split_options import Options
+from lightning_sfl.policies.solvers.split_search import split_search
 from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 
 _ENTRIES = 2_000_000  # of a table (T1, T2, K), 16 MB
 _FEWEST = 16
-_SMALL = 64  # options in all, up to which several starts are improved
-_STARTS = 12
+_AT_ONCE = 200_000  # entries, of the tables of some deepest cuts
+_SMALL = 512  # options in all, up to which they are searched
 _ROUNDING = 1e-12
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Options:
-    """What K clients choose from: O options each, of which every client takes one.
-
-    Attributes:
-        cost: What an option costs by itself, (K, O); infinite where a client has no such option.
-        time_s: What it takes in every stage, (S, K, O).
-        weight: What a second of every stage costs, (S,), at least 0.
-        depth: The cut of every option, (O,).
-        base: What there is to pay besides, for every deepest cut, (C,).
-        floor_s: What every stage takes at least, (S,).
-    """
-
-    cost: FloatArray
-    time_s: FloatArray
-    weight: FloatArray
-    depth: IntArray
-    base: FloatArray
-    floor_s: FloatArray
-
-    def longest_s(self, chosen: IntArray) -> FloatArray:
-        """What every stage takes if client i takes option chosen[i], (S,)."""
-        everybody = np.arange(len(chosen))
-        longest: FloatArray = np.maximum(self.time_s[:, everybody, chosen].max(axis=1), self.floor_s)
-        return longest
-
-    def value(self, chosen: IntArray) -> float:
-        """What there is to pay then."""
-        own = self.cost[np.arange(len(chosen)), chosen].sum()
-        return float(own + self.weight @ self.longest_s(chosen) + self.base[self.depth[chosen].max()])
 
 
 def split_sweep(options: Options, start: IntArray | None = None, *, most_thresholds: int | None = None) -> IntArray:
@@ -73,17 +43,16 @@ def split_sweep(options: Options, start: IntArray | None = None, *, most_thresho
         room = min(room, most_thresholds)
     stages = [int(stage) for stage in np.flatnonzero(options.weight > 0)]
     stages = sorted(stages, key=lambda stage: -_spread(options, stage))
-    best = _cheapest(options, np.isfinite(options.cost)) if start is None else start
-    value = options.value(best)
     pairs = list(itertools.combinations(stages, 2)) or [(0, 0)]
-    starts = [best]
+    best = _cheapest(options, np.isfinite(options.cost)) if start is None else start
+    few = min(room, _FEWEST)
     if len(pairs) > 1:
         free = np.full(len(options.weight), np.inf)
-        small = options.cost.size <= _SMALL
-        for pair in pairs if small else pairs[:1]:
-            starts += _swept(options, pair, free, value, room, every_depth=True)
-        starts = sorted(starts, key=options.value)[: _STARTS if small else 1]
-    return min((_improved(options, pairs, chosen, room) for chosen in starts), key=options.value)
+        started = _swept(options, pairs[0], free, options.value(best), few, every_depth=True)
+        best = min([best, *started], key=options.value)
+    for thresholds in dict.fromkeys((few, room)):  # what a few find is good enough to leave out most of the others
+        best = _improved(options, pairs, best, thresholds)
+    return split_search(options, best) if len(pairs) > 1 and options.cost.size <= _SMALL else best
 
 
 def _improved(options: Options, pairs: list[tuple[int, int]], best: IntArray, room: int) -> IntArray:
@@ -122,67 +91,85 @@ def _swept(
     Returns:
         The best of all, or the best at every deepest cut; none where nothing can be better than ``value``.
     """
-    allowed = np.isfinite(options.cost)
-    for stage in range(len(caps)):
-        if stage not in pair:
-            allowed &= options.time_s[stage] <= caps[stage]
-    grids = [_thresholds(options, stage, allowed, value, room) for stage in pair]
-    if not all(len(grid) for grid in grids):
-        return []
     first, second = pair
+    kept = np.array([stage for stage in range(len(caps)) if stage not in pair], dtype=np.int64)
+    allowed = np.isfinite(options.cost)
+    if len(kept) and np.isfinite(caps[kept]).any():
+        allowed &= (options.time_s[kept] <= caps[kept, None, None]).all(axis=0)
+    least_cost = float(np.where(allowed, options.cost, np.inf).min(axis=1).sum())
+    if not np.isfinite(least_cost):
+        return []
+    shortest = np.where(allowed, options.time_s, np.inf).min(axis=2).max(axis=1)
+    least = options.weight * np.maximum(shortest, options.floor_s)
+    # Everything else costs at least this, so that a threshold above what is left is too dear.
+    rest = least_cost + float(options.base.min()) + float(least.sum())
+    grids = [_thresholds(options, stage, allowed, value - rest + float(least[stage]), room) for stage in pair]
     places = [np.searchsorted(grid, options.time_s[stage]) for grid, stage in zip(grids, pair, strict=True)]
     allowed &= (places[0] < len(grids[0])) & (places[1] < len(grids[1]))
-    table = np.full((len(grids[0]), len(grids[1]), len(options.cost)), np.inf)
-    price = options.weight[first] * grids[0][:, None]
-    if first != second:
-        price = price + options.weight[second] * grids[1][None]
-    fixed = sum(options.weight[stage] * caps[stage] for stage in range(len(caps)) if stage not in pair)
-    free = not np.isfinite(fixed)
+    other_weight = options.weight[second] if first != second else 0.0
+    price = options.weight[first] * grids[0][:, None] + other_weight * grids[1]
+    fixed = float(options.weight[kept] @ caps[kept]) if len(kept) else 0.0
+    fixed = fixed if np.isfinite(fixed) else 0.0
     found: list[tuple[float, IntArray]] = []
-    least_price = float(price.min()) + (0.0 if free else float(fixed))
-    least_cost = float(np.where(allowed, options.cost, np.inf).min(axis=1).sum())
-    for depth in np.unique(options.depth):
-        there = np.flatnonzero(options.depth == depth)
-        clients, columns = np.nonzero(allowed[:, there])
-        columns = there[columns]
-        if not len(clients):
-            continue
-        entries = (places[0][clients, columns], places[1][clients, columns], clients)
-        np.minimum.at(table, entries, options.cost[clients, columns])
-        if options.base[depth:].min() + least_price + least_cost >= value:
-            break
-        if options.base[depth] + least_price + least_cost >= value:
-            continue  # what is allowed here is so at every depth from here on
-        for row in range(1, table.shape[0]):  # faster than accumulate, whose inner loop is not along the clients
-            np.minimum(table[row], table[row - 1], out=table[row])
-        for row in range(1, table.shape[1]):
-            np.minimum(table[:, row], table[:, row - 1], out=table[:, row])
-        total = table.sum(axis=2) + price
-        place = np.unravel_index(int(total.argmin()), total.shape)
-        least = float(total[place]) + float(options.base[depth]) + (0.0 if free else float(fixed))
-        if np.isfinite(least) and least < value:
-            fits = allowed & (options.depth <= depth) & (places[0] <= place[0]) & (places[1] <= place[1])
-            found.append((least, _cheapest(options, fits)))
+    promising = options.base + (float(price.min()) + fixed + least_cost) < value
+    for depths, table in _tables(options, allowed, places, price.shape, promising):
+        total = table.sum(axis=3) + price
+        flat = total.reshape(len(depths), -1)
+        place = flat.argmin(axis=1)
+        values = flat[np.arange(len(depths)), place] + options.base[depths] + fixed
+        for row in np.flatnonzero(promising[depths] & (values < value)).tolist():
+            at = np.unravel_index(int(place[row]), price.shape)
+            fits = allowed & (options.depth <= depths[row]) & (places[0] <= at[0]) & (places[1] <= at[1])
+            found.append((float(values[row]), _cheapest(options, fits)))
     if every_depth:
         return [chosen for _, chosen in found]
     return [min(found, key=lambda entry: entry[0])[1]] if found else []
 
 
-def _thresholds(options: Options, stage: int, allowed: BoolArray, value: float, room: int) -> FloatArray:
-    """The times of a stage that can be the longest of a choice better than ``value``, ascending, as many as fit."""
+def _tables(
+    options: Options, allowed: BoolArray, places: list[IntArray], shape: tuple[int, ...], promising: BoolArray
+) -> Iterator[tuple[IntArray, FloatArray]]:
+    """Everybody's cheapest option within every pair of thresholds, some deepest cuts (D,) at a time, (D, T1, T2, K)."""
+    clients = len(options.cost)
+    depths = np.unique(options.depth[allowed.any(axis=0)])
+    if not promising[depths].any():
+        return
+    depths = depths[: int(np.flatnonzero(promising[depths])[-1]) + 1]
+    who, column = np.nonzero(allowed)
+    row = np.searchsorted(depths, options.depth[column])
+    there = row < len(depths)
+    who, column, row = who[there], column[there], row[there]
+    entry = ((row * shape[0] + places[0][who, column]) * shape[1] + places[1][who, column]) * clients + who
+    cost = options.cost[who, column]
+    size = shape[0] * shape[1] * clients
+    step = max(1, _AT_ONCE // size)
+    before = np.full((*shape, clients), np.inf)
+    for low in range(0, len(depths), step):
+        part = depths[low : low + step]
+        table = np.full((len(part), *shape, clients), np.inf)
+        here = (row >= low) & (row < low + step)
+        np.minimum.at(table.reshape(-1), entry[here] - low * size, cost[here])
+        np.minimum(table[0], before, out=table[0])
+        # Row by row is faster than accumulate, whose inner loop is not along the clients.
+        for place in range(1, len(part)):
+            np.minimum(table[place], table[place - 1], out=table[place])
+        for place in range(1, shape[0]):
+            np.minimum(table[:, place], table[:, place - 1], out=table[:, place])
+        for place in range(1, shape[1]):
+            np.minimum(table[:, :, place], table[:, :, place - 1], out=table[:, :, place])
+        before = table[-1]
+        yield part, table
+
+
+def _thresholds(options: Options, stage: int, allowed: BoolArray, left: float, room: int) -> FloatArray:
+    """The times of a stage that can be the longest of a choice that has so much left for it, ascending, as many as fit.
+
+    Everybody has an option that is allowed.
+    """
     time_s = np.where(allowed, options.time_s[stage], np.inf)
     floor = max(float(time_s.min(axis=1).max()), float(options.floor_s[stage]))
-    # Everything else costs at least this, so that a threshold above what is left is too dear.
-    rest = float(np.where(allowed, options.cost, np.inf).min(axis=1).sum() + options.base.min())
-    for other in range(len(options.weight)):
-        if other != stage:
-            shortest = np.where(allowed, options.time_s[other], np.inf).min(axis=1).max()
-            rest += float(options.weight[other] * max(shortest, options.floor_s[other]))
     weight = options.weight[stage]
-    most = (value - rest) / weight if weight > 0 else np.inf
-    most = max(most, floor) * (1 + 1e-9)
-    if not np.isfinite(floor):
-        return np.empty(0)
+    most = max(left / weight if weight > 0 else np.inf, floor) * (1 + 1e-9)
     inside = time_s[(time_s >= floor) & (time_s <= most)]
     values: FloatArray
     if len(inside) <= 4 * room and len(values := np.unique(np.append(inside, floor))) <= room:
