@@ -35,7 +35,7 @@ from lightning_sfl.world.channel.fading import FastRayleigh
 from lightning_sfl.world.channel.wireless import OwnBandwidth, WirelessChannel
 from lightning_sfl.world.environments import Environment, make_environment
 
-BATCH, COHERENCE_S = 16, 0.01
+ROUNDS, BATCH, COHERENCE_S = 20, 16, 0.01
 BASELINES = ("FedAvg", "split learning", "SplitFed-V1", "SplitFed-V2", "latency only")
 FADINGS = ("block", "fast")
 _ALGORITHMS = {
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=tuple(TASKS))
     parser.add_argument("--fadings", nargs="+", choices=FADINGS, default=("block",))
     options = parser.parse_args()

@@ -12,7 +12,7 @@ count as infinitely slow.
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from paper_profiles import PROFILES
@@ -100,7 +100,7 @@ def _random_policies(seed: int) -> Mapping[str, Policy]:
     }
 
 
-def print_table(network: str, rows: Iterator[Row]) -> None:
+def print_table(network: str, rows: Iterable[Row]) -> None:
     """A line per row."""
     print(f"\n{network}, times as slow as HASFL: median (lowest-highest), and how many draws never reach the target")
     for place, row in enumerate(rows):

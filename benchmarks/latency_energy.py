@@ -71,7 +71,7 @@ def main() -> None:
     profile = make_profile()
     print_memory(profile)
     for name in BAND_HZ:
-        print_front(name, profile, options.clients, range(options.seeds))
+        print_front(name, front(name, profile, options.clients, range(options.seeds)))
 
 
 def print_memory(profile: Profile) -> None:
@@ -86,10 +86,28 @@ def print_memory(profile: Profile) -> None:
         print(f"{size:>6} {columns[0]:>15.1f} {columns[1]:>15.1f} {columns[2]:>17.1f} {columns[3]:>15.1f}")
 
 
-def print_front(name: str, profile: Profile, clients: int, seeds: Sequence[int]) -> None:
-    """A row per policy and weight."""
-    print(f"\n{name}, {clients} clients, {BAND_HZ[name] / 1e6:.0f} MHz shared")
-    print(f"{'policy':>15} {'w':>4} {'round, s':>24} {'clients, J':>28} {'objective':>24}")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """What a policy comes to with one weight, a seed each.
+
+    Attributes:
+        policy: The policy.
+        weight: w.
+        round_s: What a round takes.
+        client_joule: What all clients take in it.
+        objective: The weighed sum.
+    """
+
+    policy: str
+    weight: float
+    round_s: Sequence[float]
+    client_joule: Sequence[float]
+    objective: Sequence[float]
+
+
+def front(name: str, profile: Profile, clients: int, seeds: Sequence[int]) -> list[Point]:
+    """Every policy with every weight."""
+    found = []
     for policy, made in POLICIES.items():
         for weight in WEIGHTS:
             figures = []
@@ -98,8 +116,25 @@ def print_front(name: str, profile: Profile, clients: int, seeds: Sequence[int])
                 decision = made(weight).decide(seen)
                 check(made(weight), seen, decision)
                 figures.append(decision.figures)
-            spans = [span([each[key] for each in figures]) for key in ("round_s", "client_joule", "objective")]
-            print(f"{policy:>15} {weight:>4} {spans[0]:>24} {spans[1]:>28} {spans[2]:>24}")
+            found.append(
+                Point(
+                    policy=policy,
+                    weight=weight,
+                    round_s=[each["round_s"] for each in figures],
+                    client_joule=[each["client_joule"] for each in figures],
+                    objective=[each["objective"] for each in figures],
+                )
+            )
+    return found
+
+
+def print_front(name: str, points: Sequence[Point]) -> None:
+    """A row per policy and weight."""
+    print(f"\n{name}, {BAND_HZ[name] / 1e6:.0f} MHz shared, {len(points[0].round_s)} seeds")
+    print(f"{'policy':>15} {'w':>4} {'round, s':>24} {'clients, J':>28} {'objective':>24}")
+    for point in points:
+        spans = [span(values) for values in (point.round_s, point.client_joule, point.objective)]
+        print(f"{point.policy:>15} {point.weight:>4} {spans[0]:>24} {spans[1]:>28} {spans[2]:>24}")
 
 
 def span(values: Sequence[float]) -> str:

@@ -46,7 +46,8 @@ def resnet18_profile() -> Profile:
         model = resnet18(num_classes=10)
         model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
-    blocks = [f"model.layer{layer}.{block}" for layer in (1, 2, 3, 4) for block in (0, 1)]
+    # What leaves a layer's second block leaves the layer, and goes by its name.
+    blocks = [f"model.layer{layer}{block}" for layer in (1, 2, 3, 4) for block in (".0", "")]
     return _profile(Net(model), ["model.relu", *blocks, "model.avgpool"])
 
 

@@ -30,10 +30,11 @@ def save_accuracy(path: Path, panels: Mapping[str, Mapping[str, Sequence[Curve]]
     _save(figure, path)
 
 
-def save_delay_energy(path: Path, panels: Mapping[str, Mapping[str, Sequence[Curve]]], target: float) -> None:
-    """Simulated joules over seconds to the target, a panel per title, a mark per seed."""
+def save_delay_energy(path: Path, panels: Mapping[str, tuple[Mapping[str, Sequence[Curve]], float]]) -> None:
+    """Simulated joules over seconds to a target, a panel per title with its target, a mark per seed."""
     figure = Figure(figsize=(_INCH * len(panels), _INCH), layout="constrained")
-    for axes, (title, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    titled = zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True)
+    for axes, (title, (found, target)) in titled:
         for place, (name, each) in enumerate(found.items()):
             seconds = [curve.seconds_to(target) for curve in each]
             joule = [curve.joule_to(target) for curve in each]
