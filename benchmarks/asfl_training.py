@@ -35,7 +35,7 @@ from lightning_sfl.world.channel.fading import FastRayleigh
 from lightning_sfl.world.channel.wireless import OwnBandwidth, WirelessChannel
 from lightning_sfl.world.environments import Environment, make_environment
 
-ROUNDS, BATCH, COHERENCE_S = 20, 16, 0.01
+BATCH, COHERENCE_S = 16, 0.01
 BASELINES = ("FedAvg", "split learning", "SplitFed-V1", "SplitFed-V2", "latency only")
 FADINGS = ("block", "fast")
 _ALGORITHMS = {
@@ -55,11 +55,10 @@ class Place:
     folder: Path
     task: str
     fading: str
-    rounds: int
 
     def run(self, name: str, seed: int, algorithm: str = "splitfed_shared", **given: object) -> Curve:
         """A run, at the middle cut unless another one is given."""
-        file = f"{self.task}-{self.fading}-{name.replace(' ', '_')}-seed{seed}-{self.rounds}rounds"
+        file = f"{self.task}-{self.fading}-{name.replace(' ', '_')}-seed{seed}"
         return made(self.folder / "asfl", file, functools.partial(self._training, seed, algorithm, **given))
 
     def _training(self, seed: int, algorithm: str, cut: str | None = None, policy: Policy | None = None) -> Training:
@@ -69,7 +68,7 @@ class Place:
             task=task,
             environment=environment(task, self.fading, seed),
             seed=seed,
-            steps=self.rounds * STEPS_PER_ROUND * turns,
+            steps=task.rounds * STEPS_PER_ROUND * turns,
             measured_every=MEASURED_EVERY * turns,
             batch_size=BATCH,
             algorithm=algorithm,
@@ -84,7 +83,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=tuple(TASKS))
     parser.add_argument("--fadings", nargs="+", choices=FADINGS, default=("block",))
     options = parser.parse_args()
@@ -92,7 +90,7 @@ def main() -> None:
     quiet()
     for task in options.tasks:
         for fading in options.fadings:
-            place = Place(folder=options.output, task=task, fading=fading, rounds=options.rounds)
+            place = Place(folder=options.output, task=task, fading=fading)
             print_table(place, curves(place, options.seeds))
 
 

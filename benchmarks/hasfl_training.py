@@ -41,7 +41,7 @@ from lightning_sfl.world.devices.fleet import Fleet
 from lightning_sfl.world.devices.server import Server
 from lightning_sfl.world.environments import Environment
 
-ROUNDS, FIRST_BATCH, MOST_BATCH = 20, 4, 32
+FIRST_BATCH, MOST_BATCH = 4, 32
 COHERENCE_S = 0.05
 _BAND_HZ, _NOISE_WATT_PER_HZ, _WATT = 20e6, 4e-21, 0.2
 
@@ -70,7 +70,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=tuple(TASKS))
     parser.add_argument("--ranges", nargs="+", choices=tuple(RANGES), default=tuple(RANGES))
     options = parser.parse_args()
@@ -78,27 +77,27 @@ def main() -> None:
     quiet()
     for task in options.tasks:
         for ranges in options.ranges:
-            print_table(task, ranges, curves(options.output, task, ranges, options.seeds, options.rounds))
+            print_table(task, ranges, curves(options.output, task, ranges, options.seeds))
 
 
-def curves(folder: Path, task: str, ranges: str, seeds: int, rounds: int) -> dict[str, list[Curve]]:
+def curves(folder: Path, task: str, ranges: str, seeds: int) -> dict[str, list[Curve]]:
     """The curves of every policy, a seed each; made if they are not in the folder."""
     policies = POLICIES if RANGES[ranges][1] == "none" else {name: POLICIES[name] for name in UNDER_FADING}
     found: dict[str, list[Curve]] = {name: [] for name in policies}
-    for seed in range(seeds):
-        for name, policy in policies.items():
-            run = f"{task}-{ranges}-{name.replace(' ', '_')}-seed{seed}-{rounds}rounds"
-            training = functools.partial(_training, TASKS[task], ranges, policy, seed, rounds)
+    for name, policy in policies.items():
+        for seed in range(seeds):
+            run = f"{task}-{ranges}-{name.replace(' ', '_')}-seed{seed}"
+            training = functools.partial(_training, TASKS[task], ranges, policy, seed)
             found[name].append(made(folder / "hasfl", run, training))
     return found
 
 
-def _training(task: Task, ranges: str, policy: Callable[[int], Policy], seed: int, rounds: int) -> Training:
+def _training(task: Task, ranges: str, policy: Callable[[int], Policy], seed: int) -> Training:
     return Training(
         task=task,
         environment=environment(task, ranges, seed),
         seed=seed,
-        steps=rounds * STEPS_PER_ROUND,
+        steps=task.rounds * STEPS_PER_ROUND,
         measured_every=MEASURED_EVERY,
         batch_size=FIRST_BATCH,
         cut=task.middle_cut,

@@ -82,10 +82,7 @@ def sflam_cost(output: Path, seeds: int, tasks: list[str]) -> None:
 def hasfl_trained(output: Path, seeds: int, tasks: list[str]) -> None:
     """HASFL in real training."""
     for task in tasks:
-        found = {
-            ranges: hasfl_training.curves(output, task, ranges, seeds, hasfl_training.ROUNDS)
-            for ranges in hasfl_training.RANGES
-        }
+        found = {ranges: hasfl_training.curves(output, task, ranges, seeds) for ranges in hasfl_training.RANGES}
         for ranges, curves in found.items():
             hasfl_training.print_table(task, ranges, curves)
         save_accuracy(output / f"hasfl_{task}.svg", found, TASKS[task].target)
@@ -95,7 +92,7 @@ def asfl_trained(output: Path, seeds: int, tasks: list[str]) -> None:
     """ASFL in real training."""
     panels = {}
     for task in tasks:
-        place = asfl_training.Place(folder=output, task=task, fading="block", rounds=asfl_training.ROUNDS)
+        place = asfl_training.Place(folder=output, task=task, fading="block")
         curves = asfl_training.curves(place, seeds)
         asfl_training.print_table(place, curves)
         panels[task] = (curves, TASKS[task].target)

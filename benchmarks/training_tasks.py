@@ -58,6 +58,7 @@ class Task:
         cuts: Where it can be cut.
         image_shape: (C, H, W).
         target: The accuracy that is to be reached.
+        rounds: Within how many rounds.
     """
 
     network: Callable[[], Network]
@@ -65,6 +66,7 @@ class Task:
     cuts: tuple[str, ...]
     image_shape: tuple[int, int, int]
     target: float
+    rounds: int
 
     @property
     def middle_cut(self) -> str:
@@ -142,6 +144,7 @@ TASKS: Mapping[str, Task] = {
         cuts=("model.1", "model.2", "model.4", "model.6", "model.8"),
         image_shape=(1, 8, 8),
         target=0.93,
+        rounds=20,
     ),
     "cifar10": Task(
         network=_cifar10_network,
@@ -149,5 +152,6 @@ TASKS: Mapping[str, Task] = {
         cuts=("model.1", "model.2", "model.5", "model.7", "model.10"),
         image_shape=(3, 32, 32),
         target=0.35,
+        rounds=40,
     ),
 }
