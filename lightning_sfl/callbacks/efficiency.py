@@ -214,6 +214,9 @@ class EfficiencyMonitor(pl.Callback):
             aggregate_every=strategy.aggregate_every * module.trainer.accumulate_grad_batches,
             probes=strategy.algorithm.probes if isinstance(strategy.algorithm, ForwardOnly) else None,
             flop_per_mac=self.flop_per_mac,
+            quantised={
+                kind: np.array(whose) for kind, whose in strategy.codecs.quantised(strategy.num_clients).items()
+            },
         )
 
 

@@ -61,7 +61,7 @@ class Observation:
         samples: What each holds, (K,); a batch is never larger.
         cut: Where each cuts now, an index into the profile's cuts, (K,).
         batch_size: Its samples per step now, (K,).
-        bits: Its bits per element that crosses at the cut now, (K,); None: nobody has a quantiser.
+        bits: Its bits per element of what its quantiser is for (``world.quantised``) now, (K,); None: nobody has one.
         controls: Its power, clock and bandwidth now.
         now: What every registered client has; its cuts and batch sizes are there in any case.
         statistics: What is known of the gradients.
