@@ -20,11 +20,13 @@ from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.policies.decision import Decision, Policy, check
 from lightning_sfl.policies.observation import Observation
 from lightning_sfl.strategy.split_federated import SplitFederatedStrategy
+from lightning_sfl.world.arrays import FloatArray
 from lightning_sfl.world.channel.seen import as_seen
 from lightning_sfl.world.cost.step_cost import Controls
 from lightning_sfl.world.world import World
 
-COLUMNS = ("round", "clients", "cuts", "batch_sizes", "bits", "reason")
+COLUMNS = ("round", "clients", "cuts", "batch_sizes", "bits", "controls", "reason")
+_CONTROLS = {"transmit_power_watt": ("W", 1.0), "clock_hz": ("MHz clock", 1e6), "bandwidth_hz": ("MHz band", 1e6)}
 
 
 class AdaptiveSplit(pl.Callback):
@@ -38,7 +40,8 @@ class AdaptiveSplit(pl.Callback):
     to be the default of :func:`lightning_sfl.policies.statistics.assumed`; that is said once.
 
     Logged with every decision: ``policy/mean_cut`` (in the order of cuts, from 0), ``policy/mean_batch_size``,
-    ``policy/mean_bits`` where there are any, ``policy/changed_clients``, what the policy's decision has in figures
+    ``policy/mean_bits``, ``policy/mean_transmit_power_watt``, ``policy/mean_clock_hz`` and ``policy/mean_bandwidth_hz``
+    where there are any, ``policy/changed_clients``, what the policy's decision has in figures
     (``policy/NAME``), and a line with its reason. When the fit ends, a table of all decisions, ``report/decisions``.
     A run that goes on from a checkpoint goes on with what the policy and the estimates remember.
 
@@ -200,14 +203,20 @@ class AdaptiveSplit(pl.Callback):
             **({"mean_bits": float(np.mean(bits))} if bits else {}),
             "changed_clients": float(changed),
         }
+        controls = {
+            name: np.array(held)[seen.clients] for name in _CONTROLS if (held := getattr(now, name)) is not None
+        }
         module.log_dict(values, prog_bar=True, logger=False, on_step=True, on_epoch=False, batch_size=1)
-        logged = {f"policy/{name}": value for name, value in {**values, **decision.figures}.items()}
+        means = {f"mean_{name}": float(own.mean()) for name, own in controls.items()}
+        logged = {f"policy/{name}": value for name, value in {**values, **means, **decision.figures}.items()}
         loggers.log_metrics(trainer.loggers, logged, trainer.global_step)
         rank_zero_info(
             f"{type(self.policy).__name__}, from round {seen.round}: {changed} of {len(cuts)} clients changed."
             f" {decision.reason}".rstrip()
         )
-        self.decisions.append([seen.round, len(cuts), _counted(cuts), _counted(sizes), _counted(bits), decision.reason])
+        spans = ", ".join(_span(own / _CONTROLS[name][1], _CONTROLS[name][0]) for name, own in controls.items())
+        given = [_counted(cuts), _counted(sizes), _counted(bits), spans]
+        self.decisions.append([seen.round, len(cuts), *given, decision.reason])
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -242,6 +251,12 @@ def _given(allocation: Allocation, client: int) -> tuple[object, ...]:
 def _counted(values: Sequence[object]) -> str:
     """How often each value is there, as in ``3 × block1, 7 × block2``."""
     return ", ".join(f"{values.count(value)} × {value}" for value in dict.fromkeys(sorted(values, key=str)))
+
+
+def _span(values: FloatArray, unit: str) -> str:
+    """The least and the largest, as in ``0.1 to 2 W``."""
+    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
+    return f"{low if low == high else f'{low} to {high}'} {unit}"
 
 
 def _strategy_of(trainer: pl.Trainer) -> SplitFederatedStrategy:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -55,11 +56,12 @@ class EfficiencyMonitor(pl.Callback):
     """
 
     def __init__(
-        self, *, environment: str | Environment = "wei_chen", seed: int = 0, flop_per_mac: Literal[1, 2] = 2
+        self, *, environment: str | Path | Environment = "wei_chen", seed: int = 0, flop_per_mac: Literal[1, 2] = 2
     ) -> None:
         if flop_per_mac not in (1, 2):
             raise ValueError(f"flop_per_mac={flop_per_mac!r} is not accepted: a multiply-accumulate is 1 or 2 FLOP.")
-        self.environment = environment
+        # A path among the types keeps the command line from reading the file as if it were a configuration.
+        self.environment = str(environment) if isinstance(environment, Path) else environment
         self.seed = seed
         self.flop_per_mac = flop_per_mac
         self.clock = Clock()
@@ -214,6 +216,9 @@ class EfficiencyMonitor(pl.Callback):
             aggregate_every=strategy.aggregate_every * module.trainer.accumulate_grad_batches,
             probes=strategy.algorithm.probes if isinstance(strategy.algorithm, ForwardOnly) else None,
             flop_per_mac=self.flop_per_mac,
+            quantised={
+                kind: np.array(whose) for kind, whose in strategy.codecs.quantised(strategy.num_clients).items()
+            },
         )
 
 

@@ -246,8 +246,10 @@ def metric_of(trainer: pl.Trainer, metric: str) -> float:
     return float(logged[metric])
 
 
-def make_report(title: str, metric: str, rows: list[CutRow], settings: dict[str, str]) -> Report:
-    """Put a report together."""
+def make_report(
+    title: str, metric: str, rows: list[CutRow], settings: dict[str, str], notes: Sequence[str] = ()
+) -> Report:
+    """Put a report together; ``notes`` come after those of every report."""
     packages = ("lightning-sfl", "lightning", "torch", "torchmetrics", "numpy")
     return Report(
         title=title,
@@ -256,7 +258,7 @@ def make_report(title: str, metric: str, rows: list[CutRow], settings: dict[str,
         settings=settings,
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
         rows=tuple(rows),
-        notes=NOTES,
+        notes=(*NOTES, *notes),
     )
 
 

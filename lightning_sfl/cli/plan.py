@@ -68,6 +68,7 @@ def _world(model: PlannedModel, setting: PlanSetting) -> World:
         aggregate_every=setting.steps_per_round,
         probes=setting.probes,
         flop_per_mac=setting.flop_per_mac,
+        quantised=setting.quantised,
     )
 
 

@@ -1,7 +1,7 @@
 """What a plan is made for: the clients' environment and batches, and what the strategy does with them."""
 
 import dataclasses
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from typing import Literal, cast
 
 import numpy as np
@@ -10,8 +10,9 @@ from lightning_sfl.algorithms.forward_only import ForwardOnly
 from lightning_sfl.callbacks.efficiency import EfficiencyMonitor
 from lightning_sfl.cli.job import Run, monitor_among
 from lightning_sfl.data.partition import Indices
+from lightning_sfl.link.message import MessageKind
 from lightning_sfl.schedule import Schedule
-from lightning_sfl.world.arrays import FloatArray, IntArray
+from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 from lightning_sfl.world.environments import Environment, make_environment
 
 
@@ -33,6 +34,7 @@ class PlanSetting:
         knows_shares: Whether that is known; else the nominal one is every client's.
         sends_state: Whether optimizer state goes with the weights.
         bits: Every registered client's bits per element that crosses at the cut, (N,); None: as computed.
+        quantised: Which registered clients' messages of a kind these are the bits of, (N,) each.
         uncounted: The codecs, if they are such as the plan does not count.
     """
 
@@ -49,6 +51,7 @@ class PlanSetting:
     knows_shares: bool
     sends_state: bool
     bits: FloatArray | None
+    quantised: Mapping[MessageKind, BoolArray]
     uncounted: str | None
 
 
@@ -86,6 +89,7 @@ def setting_of(run: Run, environment: str | None) -> PlanSetting:
         knows_shares=knows_shares,
         sends_state=strategy.client_optimizer_state == "average",
         bits=None if bits is None else np.array(bits, dtype=np.float64),
+        quantised={kind: np.array(whose) for kind, whose in strategy.codecs.quantised(strategy.num_clients).items()},
         uncounted=str(strategy.codecs) if bits is None else None,
     )
 

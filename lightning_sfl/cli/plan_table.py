@@ -185,7 +185,7 @@ def _round_note(model: PlannedModel, setting: PlanSetting, rounds: int) -> str:
     if _probes(setting):
         weights = f"the seeds and scalars of {setting.probes} probes, with those that clients missed"
     quantised = setting.bits is not None and bool((setting.bits < UNENCODED_BIT).any())
-    codecs = " What crosses at the cut is counted as quantised." if quantised else ""
+    codecs = " What goes through a quantiser at the cut is counted so." if quantised else ""
     if setting.uncounted is not None:
         codecs = f" The codecs ({setting.uncounted}) are not counted."
     return (

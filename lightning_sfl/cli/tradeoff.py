@@ -1,16 +1,12 @@
 """`lightning-sfl tradeoff`: train once per cut, attack each, and report what each costs and leaks."""
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 import yaml  # type: ignore[import-untyped]
-from jsonargparse import Namespace
 from rich.progress import Progress
 
-from attacks.audit.circumstances import code, versions
 from attacks.audit.kept import Kept
 from attacks.audit.run import adjusted
 from lightning_sfl.cli.attacked import attack_log, budget_text, program_at, used_text
@@ -24,10 +20,18 @@ from lightning_sfl.cli.job import (
     torch_threads,
     write_report,
 )
-from lightning_sfl.cli.kept_weights import KeptWeights, kept_weights
-from lightning_sfl.cli.trained import CHECKPOINT, earlier_training, forget, keep_trained
+from lightning_sfl.cli.kept_weights import kept_weights
+from lightning_sfl.cli.training import Trained, fit, run_in, trained_once
+from lightning_sfl.cli.under_policy import (
+    FOLDER,
+    check_policy,
+    note_on,
+    policy_among,
+    row_name,
+    train_under_policy,
+    without_policy,
+)
 from lightning_sfl.cut.find import Cut
-from lightning_sfl.link.log import MessageLog
 from lightning_sfl.report.leakage import CutLeakage
 from lightning_sfl.report.report import CutRow
 
@@ -45,11 +49,18 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
     settings = config.report
     rows: list[CutRow] = []
     loggers, monitor = list(cli.trainer.loggers), monitor_among(cli.trainer)
+    adaptive = policy_among(cli.trainer)
     cuts = chosen_cuts(cli)
     refuse_other_runs(cli, output)
     print(budget_text(cli.config_init["tradeoff"].privacy, [cut.name for cut in cuts]))
     output.mkdir(parents=True, exist_ok=True)
     cli._parser("tradeoff").save(config, output / "config.yaml", overwrite=True)
+    decided: list[CutRow] = []
+    if adaptive is not None:
+        name = row_name(adaptive, [cut.name for cut in cuts])
+        print(f"Under a policy: {name}")
+        # First, so that what a policy cannot decide is said before the cuts take their time.
+        decided.append(train_under_policy(cli, name, output / FOLDER))
     for place, cut in enumerate(cuts):
         print(f"Cut {place + 1} of {len(cuts)}: {cut.name}")
         rows.append(_train_and_attack(cli, cut, output / "cuts" / cut.name, Kept(output / CONTROLS)))
@@ -58,10 +69,11 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
     rows = [dataclasses.replace(row, leakage=leakage) for row, leakage in zip(rows, leakages, strict=True)]
     strategy = config.trainer.strategy.init_args
     simulated = {} if monitor is None else {"environment": f"{monitor.environment}, seed {monitor.seed}"}
+    policies = {} if adaptive is None else {"policy": f"{decided[0].policy}, rounds per decision: {adaptive.every}"}
     report = make_report(
         settings.title,
         settings.metric,
-        rows,
+        [*rows, *decided],
         {
             "model": config.model.class_path,
             "data": config.data.class_path,
@@ -70,7 +82,9 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
             "seed": str(config.seed_everything),
             "torch threads": torch_threads(),
             **simulated,
+            **policies,
         },
+        [note_on(row) for row in decided],
     )
     write_report(report, output, loggers)
     for cut in cuts:
@@ -81,7 +95,7 @@ def tradeoff(cli: "SplitCLI", output: Path) -> None:
 
 def refuse_other_runs(cli: "SplitCLI", output: Path) -> None:
     """Raise a ValueError if the folder holds what another command has trained: it is not overwritten."""
-    if not (output / "cuts").exists():
+    if not (output / "cuts").exists() and not (output / FOLDER).exists():
         return
     saved = output / "config.yaml"
     earlier = _plain(saved.read_text(encoding="utf-8")) if saved.is_file() else {}
@@ -114,13 +128,15 @@ def chosen_cuts(cli: "SplitCLI") -> list[Cut]:
 
     Raises:
         CutError: A named cut is not valid.
+        MisconfigurationException: A policy among the callbacks has nothing to decide, or no world to decide in.
         ValueError: No cut is named, or one twice; the algorithm has no cut; validation does not log the metric; the
-            attack cannot rebuild the private input.
+            attack cannot rebuild the private input; a policy has no cut to begin with.
     """
     settings = cli.config["tradeoff"].report
     run = instantiate(cli, {"trainer.logger": False, "trainer.limit_val_batches": 1})
     if not run.strategy.algorithm.uses_cut:
         raise ValueError(f"algorithm={run.strategy.algorithm.name!r} has no cut, and 'tradeoff' trains once per cut.")
+    check_policy(run)
     names = settings.cuts
     if names is not None and (not names or len(set(names)) < len(names)):
         raise ValueError(f"report.cuts={names}: name at least one cut, each once, or null for every valid one.")
@@ -134,32 +150,11 @@ def chosen_cuts(cli: "SplitCLI") -> list[Cut]:
 
 
 def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path, controls: Kept) -> CutRow:
-    csv_logger = Namespace(
-        class_path="lightning.pytorch.loggers.CSVLogger", init_args=Namespace(save_dir=str(folder), name="", version="")
-    )
     back = cut.split.back
-    run = instantiate(
-        cli,
-        {
-            "trainer.strategy.init_args.cut": cut.name if back is None else (cut.name, back.cut),
-            "trainer.default_root_dir": str(folder),
-            "trainer.logger": csv_logger,
-        },
-    )
-    circumstances = {"code": code(type(run.model), type(run.data)), **versions()}
-    earlier = earlier_training(folder, circumstances) if folder.exists() else None
-    if isinstance(earlier, str):
-        print(f"{cut.name} is trained again: {earlier}.")
-        forget(folder)
-        earlier = None
-    if earlier is None:
-        costs, log = _train(run, cut, folder, cli.config["tradeoff"].report.metric)
-        keep_trained(folder, costs, log, circumstances)
-    else:
-        print(f"{cut.name} was trained in an earlier run, which is gone on with.")
-        costs, log = earlier
-        trained = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
-        run.model.load_state_dict(trained["state_dict"])
+    place = cut.name if back is None else (cut.name, back.cut)
+    run = without_policy(run_in(cli, folder, {"trainer.strategy.init_args.cut": place}))
+    metric = cli.config["tradeoff"].report.metric
+    costs, log = trained_once(cut.name, run, folder, lambda: _train(run, cut, folder, metric))
     kept = Kept(folder / "findings")
     client_weights, step = kept_weights(folder)
     with Progress() as bar:
@@ -180,21 +175,9 @@ def _train_and_attack(cli: "SplitCLI", cut: Cut, folder: Path, controls: Kept) -
     return dataclasses.replace(costs, leakage=leakage)
 
 
-def _train(run: Run, cut: Cut, folder: Path, metric: str) -> tuple[CutRow, MessageLog]:
+def _train(run: Run, cut: Cut, folder: Path, metric: str) -> Trained:
     """Train a cut, and leave its log and its model in the folder."""
-    log = MessageLog(keep_rounds=1)  # the newest messages, made by the model as trained
-    run.strategy.message_log = log
-    kept = KeptWeights() if run.strategy.has_fixed_norms else None
-    if kept is not None:
-        run.trainer.callbacks.append(kept)  # type: ignore[attr-defined]
-    start = time.perf_counter()
-    run.trainer.fit(run.model, datamodule=run.data)
-    wall_s = time.perf_counter() - start
-    run.trainer.save_checkpoint(folder / CHECKPOINT, weights_only=True)
-    run.trainer.validate(run.model, datamodule=run.data, verbose=False)
-    log.save(folder / "log")
-    if kept is not None:
-        kept.save(folder)
+    log, wall_s = fit(run, folder)
     nothing_yet = CutLeakage(cut=cut.name, cells=(), not_run=(), wall_s=0.0)
     costs = row(
         run.profile([cut], run.trainer.optimizers[0]),

@@ -1,4 +1,4 @@
-"""A cut that `tradeoff` has trained, told from one whose training was interrupted, so that none is trained twice.
+"""What `tradeoff` has trained, told from what was interrupted, so that nothing is trained twice.
 
 FOLDER/log            the messages of the last round
 FOLDER/model.ckpt     the model as trained
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sfl.link.log import MessageLog
-from lightning_sfl.report.report import CutRow
+from lightning_sfl.report.report import CutRow, DecisionRow
 
 CHECKPOINT = "model.ckpt"
 _TRAINED = "trained.json"
 
 
 def keep_trained(folder: Path, row: CutRow, log: MessageLog, circumstances: Mapping[str, str]) -> None:
-    """Write down that a cut was trained; its log and checkpoint are there already."""
+    """Write down that training came to its end; its log and checkpoint are there already."""
     costs = dataclasses.asdict(dataclasses.replace(row, leakage=None))
     text = json.dumps({"circumstances": dict(circumstances), "log": log.fingerprint(), "row": costs}, indent=2)
     unfinished = folder / f"{_TRAINED}.unfinished"
@@ -30,12 +30,13 @@ def keep_trained(folder: Path, row: CutRow, log: MessageLog, circumstances: Mapp
 
 
 def earlier_training(folder: Path, circumstances: Mapping[str, str]) -> tuple[CutRow, MessageLog] | str:
-    """What a cut cost and sent when it was trained under these circumstances; else, in words, why that is not there."""
+    """What a training under these circumstances cost and sent; else, in words, why that is not there."""
     if not (folder / _TRAINED).is_file():
         return "its training did not come to its end"
     try:
         kept: dict[str, Any] = json.loads((folder / _TRAINED).read_text(encoding="utf-8"))
-        row, had, fingerprint = CutRow(**kept["row"]), kept["circumstances"], kept["log"]
+        decisions = tuple(DecisionRow(**found) for found in kept["row"].pop("decisions"))
+        row, had, fingerprint = CutRow(**kept["row"], decisions=decisions), kept["circumstances"], kept["log"]
     except (ValueError, KeyError, TypeError):
         return f"{_TRAINED} is damaged"
     if differing := [name for name in {**had, **circumstances} if had.get(name) != circumstances.get(name)]:

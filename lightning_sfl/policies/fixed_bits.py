@@ -14,7 +14,7 @@ class FixedBits:
     """Given bits, and the powers and subchannels that SFLAM would choose with them.
 
     Attributes:
-        bits: Bits per element of smashed data and cut gradients, from 1 to 16, or 32 for what is sent as computed.
+        bits: Bits per element of what a client's quantiser is for, from 1 to 16, or 32 for what is sent as computed.
         weight: As in SFLAM.
         subchannels: As in SFLAM.
     """

@@ -40,7 +40,7 @@ class HASFL(ReachesTarget):
         start = _start(seen, found.problem)
         ended = descend(found.problem, start)
         now = found.problem.seconds(seen.cut, np.minimum(seen.batch_size, seen.samples))
-        instead = f"instead of {now:.4g} s" if np.isfinite(now) else "which was out of reach"
+        instead = f"instead of {now:.4g} s" if np.isfinite(now) else "where it was out of reach"
         reason = f"the target is expected in {ended.choice.seconds:.4g} s {instead}"
         return decision(seen, found, ended.choice, reason=reason, sweeps=ended.sweeps)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -61,7 +61,7 @@ class Observation:
         samples: What each holds, (K,); a batch is never larger.
         cut: Where each cuts now, an index into the profile's cuts, (K,).
         batch_size: Its samples per step now, (K,).
-        bits: Its bits per element that crosses at the cut now, (K,); None: nobody has a quantiser.
+        bits: Its bits per element of what its quantiser is for (``world.quantised``) now, (K,); None: nobody has one.
         controls: Its power, clock and bandwidth now.
         now: What every registered client has; its cuts and batch sizes are there in any case.
         statistics: What is known of the gradients.
@@ -134,23 +134,40 @@ class Observation:
         clock_hz: FloatArray | None = None,
         bandwidth_hz: FloatArray | None = None,
     ) -> Allocation:
-        """The allocation that gives the clients this, (K,) each, and leaves everybody else what they have."""
-        names = None if cut is None else [self.world.profile.cuts[place] for place in cut.tolist()]
-        return Allocation(
-            cut=self._spread("cut", names),
-            batch_size=self._spread("batch_size", None if batch_size is None else batch_size.tolist()),
-            bits=self._spread("bits", None if bits is None else bits.tolist()),
-            transmit_power_watt=self._spread(
-                "transmit_power_watt", None if transmit_power_watt is None else transmit_power_watt.tolist()
-            ),
-            clock_hz=self._spread("clock_hz", None if clock_hz is None else clock_hz.tolist()),
-            bandwidth_hz=self._spread("bandwidth_hz", None if bandwidth_hz is None else bandwidth_hz.tolist()),
-        )
+        """The allocation that gives the clients this, (K,) each, and leaves everybody else what they have.
 
-    def _spread(self, field: str, values: Sequence[Any] | None) -> list[Any] | None:
+        Args:
+            cut: Indices into the profile's cuts.
+            batch_size: Samples per step.
+            bits: Bits per element.
+            transmit_power_watt: Transmit powers.
+            clock_hz: Clocks.
+            bandwidth_hz: Bandwidths.
+
+        Raises:
+            ValueError: There is not one entry for each, or a cut that is not in the profile.
+        """
+        fields: dict[str, IntArray | FloatArray | None] = {
+            "cut": cut,
+            "batch_size": batch_size,
+            "bits": bits,
+            "transmit_power_watt": transmit_power_watt,
+            "clock_hz": clock_hz,
+            "bandwidth_hz": bandwidth_hz,
+        }
+        given = {name: cast(IntArray, np.asarray(values)) for name, values in fields.items() if values is not None}
+        who, names = self.participation(), self.world.profile.cuts
+        for name, values in given.items():
+            who.check_shape(name, values)
+        spread = {name: self._spread(name, values.tolist()) for name, values in given.items() if name != "cut"}
+        if "cut" in given:
+            known = np.isin(given["cut"], np.arange(len(names)))
+            who.refuse("cut", given["cut"], known, f"one of {len(names)} cuts, counted from 0")
+            spread["cut"] = self._spread("cut", [names[int(place)] for place in given["cut"]])
+        return Allocation(**spread)
+
+    def _spread(self, field: str, values: Sequence[Any]) -> list[Any]:
         """One entry for every registered client; those who take no part keep what they have."""
-        if values is None:
-            return None
         held = getattr(self.now, field)
         spread = self._as_built(field) if held is None else list(held)
         for client, value in zip(self.clients.tolist(), values, strict=True):

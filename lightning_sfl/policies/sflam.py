@@ -17,8 +17,8 @@ class SFLAM:
     """Minimises w T/T_ref + (1 - w) ΣE/E_ref over bits, powers and subchannels (arXiv 2504.09114).
 
     The problem and the algorithm are a reconstruction: the released code has neither. Cuts, batch sizes and clocks stay
-    as they are; the paper has the embedding on the clients. Bits are those of smashed data and cut gradient alike, as
-    a client's quantiser in both directions has them. The limit on the error holds for every client, so each has the
+    as they are; the paper has the embedding on the clients. Bits are those of whatever the client's quantiser is
+    for, smashed data alone or cut gradients too. The limit on the error holds for every client, so each has the
     fewest bits that meet it. The range of what crosses is taken for the same in all clients. Subchannels are of one
     width and a client's gain is the same in all of them, so their number is what is decided.
 

@@ -37,7 +37,8 @@ def to_html(report: Report) -> str:
     return environment.get_template("report.html").render(
         report=report,
         attacked=attacked,
-        not_attacked=[row.cut for row in report.rows if row.leakage is None],
+        not_attacked=[row.cut for row in report.rows if row.leakage is None and row.policy is None],
+        decided=[row for row in report.rows if row.policy is not None],
         not_run=[(cut, attack) for cut, leakage in attacked for attack in leakage.not_run],
         leaks=(Verdict.LEAKS, Verdict.PARTLY),
         bounded=Verdict.BOUNDED,

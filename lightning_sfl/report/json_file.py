@@ -48,12 +48,14 @@ def to_json(report: Report) -> str:
         "notes": list(report.notes),
         "units": UNITS,
         "cuts": [_row(row) for row in report.rows],
+        "decisions": [dataclasses.asdict(decision) for row in report.rows for decision in row.decisions],
     }
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _row(row: CutRow) -> dict[str, Any]:
     costs = dataclasses.asdict(dataclasses.replace(row, leakage=None))
+    del costs["decisions"]  # beside the cuts
     return {**costs, "leakage": None if row.leakage is None else _leakage(row.leakage)}
 
 

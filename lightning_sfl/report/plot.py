@@ -51,7 +51,7 @@ def tradeoff_svg(report: Report) -> str:
     _panel(compute, "client FLOP per sample, forward and backward", drawn, flops)
     _panel(traffic, "smashed bytes per sample", drawn, [_known(row.smashed_byte_per_sample) for row, _ in drawn])
     compute.set_ylabel(f"{IMAGES_IN} of the strongest attack, 95 % interval")
-    if missing := [row.cut for row, cell in found if cell is None]:
+    if missing := [row.cut for row, cell in found if cell is None and row.policy is None]:
         figure.suptitle(f"no attack on images ran at: {', '.join(missing)}", fontsize=9)
     if drawn:
         handles, labels = compute.get_legend_handles_labels()

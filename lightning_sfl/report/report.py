@@ -7,11 +7,34 @@ from lightning_sfl.report.leakage import CutLeakage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CutRow:
-    """One cut: what training there cost and what leaked. Costs that were not counted are None.
+class DecisionRow:
+    """What a policy decided between two rounds.
 
     Attributes:
-        cut: Name of the cut module.
+        round: The first round that it holds for.
+        clients: For how many clients.
+        cuts: How often each cut was given, in words.
+        batch_sizes: The same of batch sizes.
+        bits: The same of bits per element; empty where nobody has a quantiser.
+        controls: The least and the largest power, clock and bandwidth, with their units, as far as they are allocated.
+        reason: Why.
+    """
+
+    round: int
+    clients: int
+    cuts: str
+    batch_sizes: str
+    bits: str
+    controls: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CutRow:
+    """One training: what it cost at its cut and what leaked there. Costs that were not counted are None.
+
+    Attributes:
+        cut: Name of the cut module; of a training under a policy, a name that no cut has.
         accuracy: The trained global model's score on the validation set; None where nothing was trained.
         client_forward_flop_per_sample: A client's forward pass.
         client_backward_flop_per_sample: A client's backward pass.
@@ -25,6 +48,8 @@ class CutRow:
         client_joule_per_round: What all clients' simulated devices took in a round; None where that is not modelled.
         train_wall_s: Wall time of the training.
         leakage: What attacks recovered; None where none was tried.
+        policy: The policy that moved the cuts; None where everybody cut there all the time.
+        decisions: What it decided, in order.
     """
 
     cut: str
@@ -41,6 +66,8 @@ class CutRow:
     client_joule_per_round: float | None
     train_wall_s: float | None
     leakage: CutLeakage | None
+    policy: str | None = None
+    decisions: tuple[DecisionRow, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,11 +80,11 @@ class Report:
         metric: Name of the accuracy.
         settings: How it was trained and attacked, for the reader.
         versions: Versions of the packages that made it.
-        rows: One per cut, in order of execution.
+        rows: One per cut, in order of execution; then that of the policy, where there is one.
         notes: What a reader must know to read the figures right.
     """
 
-    schema: ClassVar[str] = "lightning-sfl trade-off report 3"
+    schema: ClassVar[str] = "lightning-sfl trade-off report 4"
 
     title: str
     created: str

@@ -24,7 +24,11 @@ class WandbRun(Protocol):
 
 
 def log_to_wandb(report: Report, run: WandbRun) -> None:
-    """Log the report to a wandb run: `report/cuts`, `report/leakage`, `report/tradeoff`, `report/pictures`."""
+    """Log the report to a wandb run.
+
+    As `report/cuts`, `report/leakage`, `report/tradeoff` and `report/pictures`; and `report/decisions`, if there are
+    any.
+    """
     import wandb
 
     def table(rows: list[Cells]) -> wandb.Table:
@@ -42,8 +46,10 @@ def log_to_wandb(report: Report, run: WandbRun) -> None:
         }
         for row, cell in strongest
     ]
+    decisions: list[Cells] = [dataclasses.asdict(decision) for row in report.rows for decision in row.decisions]
     run.log(
         {
+            **({"report/decisions": table(decisions)} if decisions else {}),
             "report/cuts": table([_costs(row, report.metric) for row in report.rows]),
             "report/leakage": table([_cell(row.cut, cell) for row, found in attacked for cell in found.cells]),
             "report/tradeoff": wandb.plot.scatter(
@@ -67,7 +73,7 @@ def log_to_wandb(report: Report, run: WandbRun) -> None:
 def _costs(row: CutRow, metric: str) -> Cells:
     """A cut's costs, and what its strongest attack on images did."""
     costs = dataclasses.asdict(dataclasses.replace(row, leakage=None))
-    del costs["leakage"]
+    del costs["leakage"], costs["decisions"]
     named: Cells = {metric if name == "accuracy" else name: value for name, value in costs.items()}
     cell = None if row.leakage is None else row.leakage.strongest
     if cell is None:

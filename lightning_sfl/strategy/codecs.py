@@ -90,8 +90,15 @@ class GivenCodecs:
         """Whether anything that crosses at a cut is encoded."""
         return any(kind in _AT_CUTS for chains in (self.everybody, *self.by_client.values()) for kind in chains)
 
+    def quantised(self, clients: int) -> dict[MessageKind, list[bool]]:
+        """Of every kind of message at the cuts, whose go through a uniform quantiser."""
+        return {
+            kind: [kind in own and own[kind].has_bits for own in map(self.of_client, range(clients))]
+            for kind in _AT_CUTS
+        }
+
     def quantiser_bits(self, clients: int) -> list[int] | None:
-        """Every client's bits, if all that is encoded goes through one uniform quantiser per tensor both ways.
+        """Every client's bits, if all that it encodes goes through the same uniform quantiser per tensor.
 
         32 for clients that encode nothing; None if anybody's codecs do something else.
         """
@@ -105,7 +112,7 @@ class GivenCodecs:
             return UNENCODED_BIT
         different = set(chains.values())
         codecs = next(iter(different)).codecs
-        if set(chains) != set(_AT_CUTS) or len(different) > 1 or len(codecs) > 1:
+        if not set(chains) <= set(_AT_CUTS) or len(different) > 1 or len(codecs) > 1:
             return None
         quantiser = codecs[0]
         is_plain = isinstance(quantiser, UniformQuantiser) and quantiser.channel_dim is None

@@ -1,10 +1,12 @@
 """The world: a model, a fleet, a channel and a server, asked what steps and rounds cost."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
+from lightning_sfl.link.message import MessageKind
 from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 from lightning_sfl.world.channel.channel import Channel
 from lightning_sfl.world.cost.load import RoundLoad, StepLoad, round_load, step_load, whole_of
@@ -65,6 +67,8 @@ class World:
         aggregate_every: Steps of every participant between two aggregations.
         probes: Probes per step of zeroth-order clients; None for all other algorithms.
         flop_per_mac: 1 for speeds in FLOP/s that count a multiply-accumulate as one operation, as papers often do.
+        quantised: Which of the N registered clients' messages of a kind go through a uniform quantiser, (N,) each: what
+            bits per element are bits of. Of a kind that is left out, nobody's; None: all that cross at the cuts.
     """
 
     profile: Profile
@@ -75,6 +79,7 @@ class World:
     aggregate_every: int = 1
     probes: int | None = None
     flop_per_mac: Literal[1, 2] = 2
+    quantised: Mapping[MessageKind, BoolArray] | None = None
 
     def __post_init__(self) -> None:
         rule_of(self.algorithm).check_probes(self.probes)
@@ -135,6 +140,9 @@ class World:
             clients=who.clients,
             algorithm=self.algorithm,
             bits=who.bits,
+            quantised=None
+            if self.quantised is None
+            else {kind: whose[who.clients] for kind, whose in self.quantised.items()},
             probes=self.probes,
         )
         scale = self.flop_per_mac / 2

@@ -1,5 +1,9 @@
 """CIFAR-10 through torchvision, enlarged and augmented for a vision transformer."""
 
+import hashlib
+from pathlib import Path
+from typing import ClassVar
+
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
@@ -21,6 +25,7 @@ class Cifar10(pl.LightningDataModule):
         image_size: Height and width that images are enlarged to.
         training_samples: How many of the 50,000 training images are used, drawn once and for all.
         download: Whether to download what is not there. torchvision checks the official MD5 sums either way.
+        partial: Whether to take what lies in the folder as it is: a part of the batches, or with other sums.
     """
 
     def __init__(
@@ -30,6 +35,7 @@ class Cifar10(pl.LightningDataModule):
         image_size: int = 224,
         training_samples: int = 25_000,
         download: bool = True,
+        partial: bool = False,
     ) -> None:
         super().__init__()
         self.root = root
@@ -37,11 +43,12 @@ class Cifar10(pl.LightningDataModule):
         self.image_size = image_size
         self.training_samples = training_samples
         self.download = download
+        self.partial = partial
 
     @override
     def prepare_data(self) -> None:
         for train in (True, False):
-            CIFAR10(self.root, train=train, download=self.download)
+            self._kind()(self.root, train=train, download=self.download)
 
     @override
     def setup(self, stage: str) -> None:
@@ -53,16 +60,20 @@ class Cifar10(pl.LightningDataModule):
             v2.RandomRotation(10),
             v2.RandomHorizontalFlip(),
         ]
-        photographs = CIFAR10(self.root, train=True, transform=v2.Compose([*augmented, *to_tensor]))
+        kind = self._kind()
+        photographs = kind(self.root, train=True, transform=v2.Compose([*augmented, *to_tensor]))
         if self.training_samples > len(photographs):
             raise ValueError(
                 f"training_samples={self.training_samples} is not accepted: there are {len(photographs)} images."
             )
         order = torch.randperm(len(photographs), generator=torch.Generator().manual_seed(0))
         self.training: Dataset[Records] = Subset(photographs, order[: self.training_samples].tolist())
-        self.validation: Dataset[Records] = CIFAR10(
+        self.validation: Dataset[Records] = kind(
             self.root, train=False, transform=v2.Compose([v2.Resize(size), *to_tensor])
         )
+
+    def _kind(self) -> type[CIFAR10]:
+        return _part_in(Path(self.root)) if self.partial else CIFAR10
 
     @override
     def train_dataloader(self) -> DataLoader[Records]:
@@ -79,3 +90,21 @@ class Cifar10(pl.LightningDataModule):
     @override
     def predict_dataloader(self) -> DataLoader[Records]:
         return self.val_dataloader()
+
+
+def _part_in(root: Path) -> type[CIFAR10]:
+    """The data set of torchvision with those files that are in a folder, and the sums that they have."""
+    folder = root / CIFAR10.base_folder
+
+    def there(names: list[str]) -> list[list[str]]:
+        files = [folder / name for name in names if (folder / name).is_file()]
+        if not files:
+            raise ValueError(f"partial=True: there is none of {', '.join(names)} in {str(folder)!r}.")
+        return [[file.name, hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()] for file in files]
+
+    class Part(CIFAR10):  # type: ignore[misc]
+        train_list = there([name for name, _ in CIFAR10.train_list])
+        test_list = there([name for name, _ in CIFAR10.test_list])
+        meta: ClassVar = {**CIFAR10.meta, "md5": there([CIFAR10.meta["filename"]])[0][1]}
+
+    return Part

@@ -170,9 +170,31 @@ def test_decisions_are_logged_and_shown(tmp_path, caplog):
     assert sizes == [2, 2, 4, 8]
     assert trainer.progress_bar_metrics["mean_batch_size"] == 8
     table = list(csv.reader((tmp_path / "decisions.csv").read_text().splitlines()))
-    assert table[0] == ["round", "clients", "cuts", "batch_sizes", "bits", "reason"]
-    assert table[2] == ["2", "4", "1 × model.1, 1 × model.2, 1 × model.3, 1 × model.4", "4 × 2", "", "turn 1"]
+    assert table[0] == ["round", "clients", "cuts", "batch_sizes", "bits", "controls", "reason"]
+    assert table[2] == ["2", "4", "1 × model.1, 1 × model.2, 1 × model.3, 1 × model.4", "4 × 2", "", "", "turn 1"]
     assert "Deeper, from round 2: 4 of 4 clients changed. turn 1" in caplog.text
+
+
+class Slower(Keeps):
+    """Gives client i a clock of (i + 2) · 100 MHz, and everybody half a watt."""
+
+    def decide(self, seen):
+        each = np.arange(2, 6) * 100e6
+        return Decision(allocation=seen.allocation(clock_hz=each, transmit_power_watt=np.full(4, 0.5)))
+
+
+def test_clocks_and_powers_are_logged_and_in_the_table(tmp_path):
+    logger = CSVLogger(tmp_path, name="", version="")
+    adaptive = AdaptiveSplit(Slower())
+    run(adaptive, epochs=1, trainer_options={"logger": logger})
+
+    assert adaptive.decisions == [[1, 4, "4 × model.2", "4 × 4", "", "0.5 W, 200 to 500 MHz clock", ""]]
+    (row,) = [
+        row
+        for row in csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
+        if row["policy/mean_clock_hz"]
+    ]
+    assert (float(row["policy/mean_clock_hz"]), float(row["policy/mean_transmit_power_watt"])) == (350e6, 0.5)
 
 
 class Wrong(Keeps):

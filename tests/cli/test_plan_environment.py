@@ -7,6 +7,7 @@ import cli_models
 import numpy as np
 import pytest
 import torch
+import yaml
 from cli_cases import CLIENTS, quick, refusal, write
 
 from lightning_sfl.cli import main, plan_model
@@ -136,6 +137,24 @@ def test_devices_with_little_memory_are_counted(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "2 of 3" in said
     assert "P is only at cuts that fit all of them" in said
+
+
+def test_a_recipe_names_a_file_of_devices(tmp_path, capsys):
+    """The command line reads files that are given in the place of a class; this one is no configuration."""
+    devices = tmp_path / "devices.csv"
+    devices.write_text("clock_hz,flop_per_cycle,transmit_power_watt\n" + "1e9,1000,0.5\n" * CLIENTS)
+    changes = {
+        "trainer.callbacks": [
+            {"class_path": "lightning_sfl.callbacks.EfficiencyMonitor", "init_args": {"environment": str(devices)}}
+        ]
+    }
+
+    with pytest.raises(SystemExit) as exited:
+        main(["fit", "--config", write(tmp_path, quick(**changes)), "--print_config"])
+
+    assert exited.value.code == 0
+    (monitor,) = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+    assert monitor["init_args"]["environment"] == str(devices)
 
 
 def test_what_is_not_an_environment_is_refused(tmp_path, here, capsys):

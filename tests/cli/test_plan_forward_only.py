@@ -46,16 +46,21 @@ def test_clients_that_run_forward_only(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_codecs(tmp_path, capsys):
-    """In 8 bits every tensor has a byte per element and 8 bytes for its range; other codecs are said to be left out."""
+    """In 8 bits every tensor has a byte per element and 8 bytes for its range, both ways or one; other codecs are said
+    to be left out."""
     plain = planned(tmp_path)
     name = "lightning_sfl.link.codecs"
     quantiser = [{"class_path": f"{name}.StochasticUniform", "init_args": {"bits": 8}}]
     eight = planned(tmp_path, **{f"{STRATEGY}.codecs": quantiser})
-    assert "What crosses at the cut is counted as quantised." in capsys.readouterr().out
+    assert "What goes through a quantiser at the cut is counted so." in " ".join(capsys.readouterr().out.split())
     element = 3 * 4 * plain["block2"]["smashed_byte_per_sample"] / 4
     for way in ("uplink", "downlink"):
         saved = plain["block2"][f"{way}_byte_per_round"] - eight["block2"][f"{way}_byte_per_round"]
         assert saved == pytest.approx(4 * element - (element + 3 * 8))
+    one_way = planned(tmp_path, **{f"{STRATEGY}.codecs": {"smashed": quantiser}})
+    assert one_way["block2"]["uplink_byte_per_round"] == eight["block2"]["uplink_byte_per_round"]
+    assert one_way["block2"]["downlink_byte_per_round"] == plain["block2"]["downlink_byte_per_round"]
+    capsys.readouterr()
     other = planned(tmp_path, **{f"{STRATEGY}.codecs": [{"class_path": f"{name}.BFloat16"}]})
     assert "The codecs (BFloat16()) are not counted." in " ".join(capsys.readouterr().out.split())
     assert other["block2"]["uplink_byte_per_round"] == plain["block2"]["uplink_byte_per_round"]

@@ -44,6 +44,20 @@ def test_what_nobody_was_ever_given_is_as_built():
     )
 
 
+def test_an_allocation_is_made_of_one_entry_for_each_who_takes_part():
+    seen = observed(clients=2, registered=4)
+    assert seen.allocation(batch_size=[3, 4]).batch_size == [3, 4, 8, 8]
+    for wrong, message in (
+        ({"batch_size": np.array([4])}, r"batch_size has the shape \(1,\) for 2 clients; it needs one entry for each"),
+        ({"clock_hz": numbers(1, 2, 3)}, r"clock_hz has the shape \(3,\) for 2 clients"),
+        ({"cut": np.array([0, 3])}, "cut=3 of client 1 is not accepted: it must be one of 3 cuts, counted from 0"),
+        ({"cut": np.array([-1, 0])}, "cut=-1 of client 0 is not accepted"),
+        ({"cut": np.array([0.5, 0])}, "cut=0.5 of client 0 is not accepted"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            seen.allocation(**wrong)
+
+
 def test_given_rates_have_no_power_to_allocate():
     seen = observed("hasfl")
     assert seen.radio is None

@@ -1,4 +1,4 @@
-"""Sizes of the networks for CIFAR-10, and the cuts that the recipe names."""
+"""Sizes of the networks for CIFAR-10, and the cuts that the recipes name."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import recipes
 from lightning_sfl import find_cuts
 from recipes.cnn.cifar_networks import ResNet18, Vgg16
 
-RECIPE = Path(recipes.__file__).parent / "cnn" / "hasfl_vgg16.yaml"
+ROOT = Path(recipes.__file__).parent / "cnn"
 
 
 @pytest.mark.parametrize(("network", "parameters", "mega_mac"), [(Vgg16, 15.245, 313.7), (ResNet18, 11.174, 555.4)])
@@ -24,11 +24,14 @@ def test_sizes_are_those_of_the_literature(network, parameters, mega_mac):
     assert counter.get_total_flops() / 2e6 == pytest.approx(mega_mac, abs=0.05)
 
 
-def test_the_recipe_names_valid_cuts():
-    given = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["trainer"]
+@pytest.mark.parametrize(
+    ("recipe", "network"), [("hasfl_vgg16", Vgg16), ("hasfl_resnet18", ResNet18), ("asfl_resnet18", ResNet18)]
+)
+def test_the_recipe_names_valid_cuts(recipe, network):
+    given = yaml.safe_load((ROOT / f"{recipe}.yaml").read_text(encoding="utf-8"))["trainer"]
     named = [given["strategy"]["init_args"]["cut"], *given["callbacks"][1]["init_args"]["cuts"]]
     with torch.device("meta"):
-        module = Vgg16()
+        module = network()
         batch = (torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64))
     valid = {name for cut in find_cuts(module, batch) for name in (cut.name, *cut.aliases)}
     assert set(named) <= valid

@@ -14,7 +14,7 @@ from lightning_sfl.report.leakage import (
     Verdict,
     Victim,
 )
-from lightning_sfl.report.report import CutRow, Report
+from lightning_sfl.report.report import CutRow, DecisionRow, Report
 
 GREY: Pixels = tuple(tuple((10 * row + column,) for column in range(6)) for row in range(4))
 COLOUR: Pixels = tuple(tuple((40 * row, 30 * column, 200) for column in range(5)) for row in range(3))
@@ -173,6 +173,34 @@ def weak_row(cut: str = "block4", **changes: Any) -> CutRow:
         "leakage": leakage(weak_cell()),
     }
     return row(cut, **{**untrained, **changes})
+
+
+def decision(**changes: Any) -> DecisionRow:
+    values: dict[str, Any] = {
+        "round": 1,
+        "clients": 10,
+        "cuts": "3 × block1, 7 × stem",
+        "batch_sizes": "10 × 8",
+        "bits": "",
+        "controls": "0.1 to 2 W",
+        "reason": "the shortest round",
+    }
+    return DecisionRow(**{**values, **changes})
+
+
+def policy_row(*decisions: DecisionRow, **changes: Any) -> CutRow:
+    """A training under a policy: it has no cut of its own, and was not attacked."""
+    of_a_cut = (
+        "client_forward_flop_per_sample",
+        "client_backward_flop_per_sample",
+        "client_parameters",
+        "client_parameter_byte",
+        "client_training_memory_byte",
+        "smashed_byte_per_sample",
+        "leakage",
+    )
+    values = {**dict.fromkeys(of_a_cut), "policy": "HASFL", "decisions": decisions}
+    return row(**{"cut": "HASFL", **values, **changes})
 
 
 def report(*rows: CutRow, **changes: Any) -> Report:

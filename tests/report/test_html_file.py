@@ -4,9 +4,22 @@ import re
 
 import numpy as np
 import pytest
-from html_page import ATTACK, Page, page
+from html_page import ATTACK, Page, page, tidy
 from PIL import Image
-from report_cases import COLOUR, GREY, cell, leakage, not_run, report, row, victim, weak_cell, weak_row
+from report_cases import (
+    COLOUR,
+    GREY,
+    cell,
+    decision,
+    leakage,
+    not_run,
+    policy_row,
+    report,
+    row,
+    victim,
+    weak_cell,
+    weak_row,
+)
 
 from lightning_sfl.report import html_file
 from lightning_sfl.report.leakage import Baseline, Control, Picture, Verdict
@@ -65,6 +78,12 @@ CELLS_WITH_MARKUP = {
 ROWS_WITH_MARKUP = {
     "cut": row(ATTACK),
     "cut that was not attacked": row(ATTACK, leakage=None),
+    "name of a policy's row": policy_row(cut=ATTACK),
+    "policy": policy_row(policy=ATTACK),
+    **{
+        f"decision, {name}": policy_row(decision(**{name: ATTACK}))
+        for name in ("cuts", "batch_sizes", "bits", "controls", "reason")
+    },
     "not run": row(leakage=leakage(not_run=(not_run(attack=ATTACK),))),
     "why not run": row(leakage=leakage(not_run=(not_run(reason=ATTACK),))),
     **{place: row(leakage=leakage(changed)) for place, changed in CELLS_WITH_MARKUP.items()},
@@ -143,6 +162,27 @@ def test_unknown_values_are_dashes():
     costs = page(weak_row("head")).costs[1]
 
     assert [costs[place] for place in (1, 7, 8, 9)] == ["–"] * 4
+
+
+def test_decisions_of_a_policy_are_a_table_of_their_own():
+    found = page(row("stem"), policy_row(decision(), decision(round=2, bits="10 × 8")))
+
+    assert tidy(found.tables[-1]) == [
+        ["round", "clients", "cuts", "batch sizes", "bits", "power, clock, bandwidth", "reason"],
+        ["1", "10", "3 × block1, 7 × stem", "10 × 8", "–", "0.1 to 2 W", "the shortest round"],
+        ["2", "10", "3 × block1, 7 × stem", "10 × 8", "10 × 8", "0.1 to 2 W", "the shortest round"],
+    ]
+    assert "What HASFL decided between rounds" in found.text
+    assert "Decisions" not in page(row("stem")).text
+
+
+def test_the_row_of_a_policy_has_no_figures_of_one_cut_and_says_that_it_was_not_attacked():
+    found = page(row("stem"), policy_row())
+
+    assert found.costs[2] == ["HASFL", "0.875", "–", "–", "–", "–", "–", "2.5 MiB", "2.5 MiB", "250 ms", "–", "12.5 s"]
+    assert "HASFL was not attacked: its cuts moved." in found.text
+    assert "No attack was tried" not in found.text
+    assert "It was never asked" in found.text
 
 
 def images_of(found: Page) -> list[np.ndarray]:

@@ -8,10 +8,12 @@ import pytest
 from report_cases import (
     bounded_cell,
     cell,
+    decision,
     interval,
     labels_cell,
     leakage,
     not_run,
+    policy_row,
     report,
     row,
     weak_cell,
@@ -44,7 +46,7 @@ def parsed(*rows: Any, **changes: Any) -> dict[str, Any]:
 def test_the_document_says_what_it_is_and_how_it_came_about():
     document = parsed(row())
 
-    assert document["schema"] == "lightning-sfl trade-off report 3"
+    assert document["schema"] == "lightning-sfl trade-off report 4"
     assert document["title"] == "Digits"
     assert document["created"] == "2030-01-02T03:04:05+00:00"
     assert document["metric"] == "val_acc"
@@ -69,7 +71,7 @@ def test_every_cost_is_there_unrounded():
     entry = parsed(row(downlink_byte_per_round=1 / 3))["cuts"][0]
 
     expected = dataclasses.asdict(row(downlink_byte_per_round=1 / 3))
-    del entry["leakage"], expected["leakage"]
+    del entry["leakage"], expected["leakage"], expected["decisions"]
     assert entry == expected
 
 
@@ -101,6 +103,17 @@ def test_a_cut_says_which_attack_was_strongest_which_were_not_run_and_how_long_a
 
 def test_a_cut_that_was_not_attacked_has_no_leakage():
     assert parsed(row(leakage=None))["cuts"][0]["leakage"] is None
+
+
+def test_decisions_of_a_policy_stand_beside_the_cuts():
+    document = parsed(row(), policy_row(decision(), decision(round=2, bits="10 × 8")))
+
+    assert [entry["policy"] for entry in document["cuts"]] == [None, "HASFL"]
+    assert document["decisions"] == [
+        dataclasses.asdict(decision()),
+        dataclasses.asdict(decision(round=2, bits="10 × 8")),
+    ]
+    assert parsed(row())["decisions"] == []
 
 
 def test_an_interval_is_a_mean_with_bounds_and_numbers_of_records_and_clients():

@@ -2,7 +2,18 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from report_cases import bounded_cell, cell, interval, labels_cell, leakage, report, row, weak_cell, weak_row
+from report_cases import (
+    bounded_cell,
+    cell,
+    interval,
+    labels_cell,
+    leakage,
+    policy_row,
+    report,
+    row,
+    weak_cell,
+    weak_row,
+)
 
 from lightning_sfl.report.leakage import Verdict
 from lightning_sfl.report.plot import tradeoff_svg
@@ -89,6 +100,13 @@ def test_verdicts_differ_by_shape_or_filling_and_not_by_colour_alone():
     found = {name: (shapes[shape], fill == "#ffffff") for shape, fill, name in marks if name in list(Verdict)}
     assert found.keys() == set(Verdict)
     assert len(set(found.values())) == len(Verdict)
+
+
+def test_a_policy_has_no_place_in_it():
+    """Its cuts moved, so it has no cost of one cut; it was not to be attacked either."""
+    written = texts(tradeoff_svg(report(row("stem"), policy_row())))
+
+    assert not [text for text in written if "HASFL" in text]
 
 
 def test_a_cut_that_computes_nothing_is_still_drawn():

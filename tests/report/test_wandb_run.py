@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -5,7 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_cases import COLOUR, GREY, cell, interval, labels_cell, leakage, report, row, weak_cell, weak_row
+from report_cases import (
+    COLOUR,
+    GREY,
+    cell,
+    decision,
+    interval,
+    labels_cell,
+    leakage,
+    policy_row,
+    report,
+    row,
+    weak_cell,
+    weak_row,
+)
 
 from lightning_sfl.report.leakage import Picture
 from lightning_sfl.report.wandb_run import log_to_wandb
@@ -64,6 +78,7 @@ def test_the_table_of_cuts_has_all_costs_and_the_strongest_attack(logged):
         "simulated_s_per_round": 0.25,
         "client_joule_per_round": None,
         "train_wall_s": 12.5,
+        "policy": None,
         "strongest_attack": "white box",
         "psnr_db": 31.25,
         "psnr_db_low": 30.5,
@@ -121,6 +136,18 @@ def test_the_table_of_leakage_has_one_row_per_cell():
         None,
     ]
     assert [weak[name] for name in ("cut", "attack")] == ["head", "decoder"]
+
+
+def test_decisions_of_a_policy_are_a_table():
+    run = FakeRun()
+    log_to_wandb(report(row("stem"), policy_row(decision(), decision(round=2))), run)
+
+    (logged,) = run.logged
+    assert rows_of(logged["report/decisions"]) == [
+        dataclasses.asdict(decision()),
+        dataclasses.asdict(decision(round=2)),
+    ]
+    assert [found["policy"] for found in rows_of(logged["report/cuts"])] == [None, "HASFL"]
 
 
 def test_only_the_strongest_attacks_on_images_are_points_of_the_plot(monkeypatch):

@@ -1,14 +1,24 @@
 """What a step and a round ask of everybody, in operations and bits: pure functions of the profile and the cuts."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from lightning_sfl.allocation import UNENCODED_BIT
-from lightning_sfl.world.arrays import FloatArray, IntArray
+from lightning_sfl.link.message import MessageKind
+from lightning_sfl.world.arrays import BoolArray, FloatArray, IntArray
 from lightning_sfl.world.cost.probes import depth_of, missed_bit, probed
 from lightning_sfl.world.cost.rules import rule_of
 from lightning_sfl.world.model.profile import Profile, at
+
+_AT_CUTS = {
+    "smashed": MessageKind.SMASHED,
+    "cut_gradient": MessageKind.CUT_GRADIENT,
+    "returned": MessageKind.SERVER_OUTPUT,
+    "returned_gradient": MessageKind.OUTPUT_GRADIENT,
+}
+"""What crosses at the cuts, by the profile's names for it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,6 +88,7 @@ def step_load(
     clients: IntArray,
     algorithm: str,
     bits: FloatArray | None = None,
+    quantised: Mapping[MessageKind, BoolArray] | None = None,
     probes: int | None = None,
 ) -> StepLoad:
     """What one mini-batch of every client asks.
@@ -95,8 +106,10 @@ def step_load(
         batch_size: Its samples.
         clients: Who they are.
         algorithm: The algorithm.
-        bits: Bits per element of a uniform quantiser for all that crosses at the cuts, 32 for those without; None:
+        bits: Bits per element of a uniform quantiser for what crosses at the cuts, 32 for those without; None:
             everything as computed.
+        quantised: Whose messages of a kind go through the quantiser, (K,) each; of a kind that is left out, nobody's.
+            None: all that cross at the cuts.
         probes: P, for zeroth-order clients.
     """
     rule = rule_of(algorithm)
@@ -121,8 +134,8 @@ def step_load(
     server_backward = at(profile.server_backward_flop[cut], batch_size)
     turns = at(profile.returned_bit[cut], batch_size) > 0
     crossing = {
-        name: _crossing_bit(profile, name, cut, batch_size, bits)
-        for name in ("smashed", "cut_gradient", "returned", "returned_gradient")
+        name: _crossing_bit(profile, name, cut, batch_size, _bits_of(kind, bits, quantised))
+        for name, kind in _AT_CUTS.items()
     }
     uplink, downlink = crossing["smashed"], crossing["cut_gradient"]
     trains = downlink > 0
@@ -236,6 +249,15 @@ def whole_of(profile: Profile) -> Profile:
             f"Profile(whole=None) with {len(profile.cuts)} cuts is not accepted: it needs the whole model's."
         )
     return profile
+
+
+def _bits_of(
+    kind: MessageKind, bits: FloatArray | None, quantised: Mapping[MessageKind, BoolArray] | None
+) -> FloatArray | None:
+    """The bits per element of one kind of message."""
+    if bits is None or quantised is None:
+        return bits
+    return np.where(quantised.get(kind, np.zeros(len(bits), dtype=bool)), bits, UNENCODED_BIT)
 
 
 def _crossing_bit(

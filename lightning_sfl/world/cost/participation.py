@@ -17,8 +17,8 @@ class Participation:
         clients: Who takes part; in the order in which they are served where that is one by one.
         cut: Where each cuts, an index into the profile's cuts. It does not matter to an algorithm without a cut.
         batch_size: Samples per step.
-        bits: Bits per element of smashed data and cut gradients in a uniform quantiser per tensor, from 1 to 16, or 32
-            for those sent as computed; None: all as computed.
+        bits: Bits per element of what goes through a uniform quantiser per tensor (``World.quantised``), from 1 to 16,
+            or 32 for what is sent as computed; None: all as computed.
         controls: Transmit power, CPU clock and bandwidth.
     """
 
