@@ -122,10 +122,17 @@ def drawn_statistics(draw, cuts):
     )
 
 
-def default_problem(seen, most_batch, share=1.0):
-    """The problem at the default target, or at a share of it."""
+def wide_problem(seen, most_batch, share=1.0):
+    """The problem at 5 times what variance and drift come to now and in the middle, or can come to at the least.
+
+    Much is within such a target, and at a share of .4 less; the policies' default one is near.
+    """
     problem = reach.time_to_target(seen, 1.0, most_batch)
-    return dataclasses.replace(problem, target=share * reach.default_target(problem, mean_inverse_batch(seen)))
+    found = problem.nearest()
+    least = problem.target - float(problem.slack(found.cut, found.batch_size))
+    usual = problem.variance_factor * len(seen.clients) * mean_inverse_batch(seen)
+    usual += float(problem.drift[len(problem.drift) // 2])
+    return dataclasses.replace(problem, target=share * 5.0 * max(usual, least))
 
 
 def mean_inverse_batch(seen):
@@ -133,7 +140,7 @@ def mean_inverse_batch(seen):
 
 
 def default_target(seen):
-    return default_problem(seen, 64).target
+    return reach.default_target(reach.time_to_target(seen, 1.0, 64), mean_inverse_batch(seen))
 
 
 def hard_case(case):

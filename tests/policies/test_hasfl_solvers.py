@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hasfl_cases import default_problem, drawn_world, observed
+from hasfl_cases import drawn_world, observed, wide_problem
 from references_hasfl import best_and_worst, best_split, newton_jacobi
 
 from lightning_sfl.policies.solvers.descent import PAPERS_BLOCKS, batches, descend, nearby, splits, together
@@ -19,7 +19,7 @@ def drawn_problem(case, most_clients=3, most_cuts=4, most_batch=6, **given):
     clients, cuts = int(draw.integers(1, most_clients + 1)), int(draw.integers(1, most_cuts + 1))
     memory = 10 ** draw.uniform(8, 10, clients) if draw.random() < 0.3 else None
     seen = observed(drawn_world(draw, clients, cuts, memory_byte=memory, **given), draw=draw)
-    problem = default_problem(seen, most_batch, draw.choice([0.4, 1.0]))
+    problem = wide_problem(seen, most_batch, draw.choice([0.4, 1.0]))
     problem = dataclasses.replace(problem, floor=int(draw.integers(0, cuts)) if draw.random() < 0.2 else 0)
     start = problem.nearest()
     return problem, best_uniform(problem, seen.samples) or (start if np.isfinite(start.seconds) else None)
@@ -67,7 +67,7 @@ def test_what_weighs_most_may_be_the_server_or_a_rounds_ends():
         spread = draw.choice([0.3, 1.0, 2.0])
         world = drawn_world(draw, clients, cuts, memory_byte=memory, works=works, between_servers=line, spread=spread)
         seen = observed(world, draw=draw)
-        problem = default_problem(seen, 6, draw.choice([0.4, 1.0]))
+        problem = wide_problem(seen, 6, draw.choice([0.4, 1.0]))
         assert excess(problem, best_uniform(problem, seen.samples)) < SHARE, case
 
 
@@ -76,7 +76,7 @@ def test_cuts_for_given_batches_are_those_of_the_mixed_integer_program():
     for case in range(40):
         draw = np.random.default_rng(case)
         seen = observed(drawn_world(draw, 5, 5), draw=draw)
-        problem = default_problem(seen, 16)
+        problem = wide_problem(seen, 16)
         problem = problem.with_batches(draw.integers(4, 17, 5))
         start = problem.nearest()
         if not np.isfinite(start.seconds):
@@ -94,7 +94,7 @@ def test_cuts_of_more_clients_are_those_of_the_mixed_integer_program():
         draw = np.random.default_rng(5000 + case)
         clients, cuts = int(draw.integers(3, 13)), int(draw.integers(3, 7))
         seen = observed(drawn_world(draw, clients, cuts), draw=draw)
-        problem = default_problem(seen, 16).with_batches(draw.integers(1, 17, clients))
+        problem = wide_problem(seen, 16).with_batches(draw.integers(1, 17, clients))
         start = problem.nearest()
         if np.isfinite(start.seconds):
             found = descend(problem, start, blocks=(nearby,)).choice.seconds
@@ -170,7 +170,7 @@ def test_alternating_alone_is_stuck_where_the_search_for_both_is_not():
         if start is not None:
             theirs = descend(problem, start, first=None, blocks=PAPERS_BLOCKS).choice.seconds
             ratios.append(theirs / descend(problem, start).choice.seconds)
-    assert min(ratios) > 0.99  # both search, and where neither is stuck either may end a little lower
+    assert min(ratios) > 1 - 2e-3  # both end where a sweep changes less than 1e-3
     assert max(ratios) > 1.01
 
 

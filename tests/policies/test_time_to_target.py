@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hasfl_cases import default_problem, drawn_world, observed
+from hasfl_cases import drawn_world, observed, wide_problem
 from references_hasfl import every_choice
 from world_cases import HandChannel, HandFleet, HandServer, numbers, whole, world
 
@@ -100,7 +100,7 @@ def test_smaller_problems_say_the_same_as_the_whole():
     for case in range(20):
         draw = np.random.default_rng(case)
         seen = observed(drawn_world(draw, 3, 4), draw=draw)
-        problem = dataclasses.replace(default_problem(seen, 8), floor=case % 2)
+        problem = dataclasses.replace(wide_problem(seen, 8), floor=case % 2)
         cut, batch = draw.integers(0, 4, 3), draw.integers(1, 9, 3)
         said = float(problem.seconds(cut, batch))
         assert float(problem.with_cuts(cut).seconds(0 * cut, batch)) == pytest.approx(said, rel=1e-12)
