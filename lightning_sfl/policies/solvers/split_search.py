@@ -11,7 +11,7 @@ import numpy as np
 from lightning_sfl.policies.solvers.split_options import Options
 from lightning_sfl.world.arrays import FloatArray, IntArray
 
-_MOST = 200  # choices of a part of the clients that are looked at
+_MOST = 100  # choices of a part of the clients that are looked at
 _ROUNDING = 1e-12
 
 
