@@ -19,6 +19,7 @@ cube of their number. The tests compare it with those. Many problems of the same
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -162,6 +163,12 @@ class _Point:
     logs: FloatArray
     most: FloatArray
 
+    @functools.cached_property
+    def given(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Share, seconds per bit and bandwidth, (M, K) each."""
+        values = np.exp(self.logs)
+        return values[..., 0], values[..., 1], values[..., 2]
+
     def moved(self, logs: FloatArray, most: FloatArray, length: FloatArray) -> "_Point":
         return _Point(self.logs + length[:, None, None] * logs, self.most + length * most)
 
@@ -205,7 +212,7 @@ class _Barrier:
 
     def cost(self, point: _Point) -> FloatArray:
         """What is to be least, with the thresholds for the longest times, (M,)."""
-        share, x, band = np.moveaxis(np.exp(point.logs), -1, 0)
+        share, x, band = point.given
         own = self.work.clock_price * share**2
         if self.has_radio:
             k = _LN2 / (x * band)
@@ -218,7 +225,7 @@ class _Barrier:
     def rooms(self, point: _Point) -> FloatArray:
         """How far every constraint is from being met with equality, (M, R); 1 where there is none."""
         with np.errstate(all="ignore"):  # a point that is tried may be far outside
-            share, x, band = np.moveaxis(np.exp(point.logs), -1, 0)
+            share, x, band = point.given
             stages = np.where(self.waits, point.most[..., None] - self._log_times(share, x), 1.0)
             rooms = [*stages, (point.most - self.floor).T]
             down, up = self._clock_room(point)
@@ -269,7 +276,7 @@ class _Barrier:
 
     def setting(self, point: _Point) -> Setting:
         """The setting at a point, the whole band given away at unchanged rates."""
-        share, x, band = np.moveaxis(np.exp(point.logs), -1, 0)
+        share, x, band = point.given
         if self.limits.total_hz is None:
             band = np.broadcast_to(self.limits.band_hz, share.shape)
         else:
@@ -290,7 +297,7 @@ class _Barrier:
         """How far the logarithm of a bit's seconds is above that at the highest power, (M, K)."""
         if not self.has_radio:
             return np.ones(point.logs.shape[:2])
-        least = np.log(self.limits.least_second_per_bit(np.exp(point.logs[..., 2])))
+        least = np.log(self.limits.least_second_per_bit(point.given[2]))
         return np.where(self.free[..., 1], point.logs[..., 1] - least, 1.0)
 
     def _band_room(self, band: FloatArray) -> FloatArray:
@@ -301,7 +308,7 @@ class _Barrier:
     def _newton(self, point: _Point, sharpness: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Newton's step for logarithms and thresholds, and its decrement squared, (M,)."""
         work, stages = self.work, len(self.work.weight)
-        share, x, band = np.moveaxis(np.exp(point.logs), -1, 0)
+        share, x, band = point.given
         problems, clients = share.shape
         sharp = sharpness[:, None]
         slope, bend = np.zeros((problems, clients, 3)), np.zeros((problems, clients, 3, 3))
@@ -317,19 +324,26 @@ class _Barrier:
         total = np.where(self.waits, computing + sending + work.given_s, 1.0)
         room = np.where(self.waits, point.most[..., None] - np.log(total), np.inf)
         tight = 1 / room  # (S, M, K)
-        change = np.zeros((stages, problems, clients, 3))
-        change[..., 0], change[..., 1] = -computing / total, sending / total
-        slope += np.einsum("smk,smkj->mkj", tight, change)
-        bend += np.einsum("smk,smki,smkj->mkij", tight**2 - tight, change, change)
-        bend[..., 0, 0] -= (tight * change[..., 0]).sum(axis=0)
-        bend[..., 1, 1] += (tight * change[..., 1]).sum(axis=0)
+        # By how much log t_s,i changes with log φ and with log x.
+        faster, longer = -computing / total, sending / total
+        squared = tight**2
+        by_share, by_x = (tight * faster).sum(axis=0), (tight * longer).sum(axis=0)
+        slope[..., 0] += by_share
+        slope[..., 1] += by_x
+        curved = squared - tight
+        bend[..., 0, 0] += (curved * faster**2).sum(axis=0) - by_share
+        bend[..., 1, 1] += (curved * longer**2).sum(axis=0) + by_x
+        cross = (curved * faster * longer).sum(axis=0)
+        bend[..., 0, 1] += cross
+        bend[..., 1, 0] += cross
         above = 1 / (point.most - self.floor)
         price = sharpness * work.weight[:, None] * np.exp(point.most)
         slope_s = price - tight.sum(axis=2) - above  # (S, M)
-        bend_s = price + (tight**2).sum(axis=2) + above**2
+        bend_s = price + squared.sum(axis=2) + above**2
         # What is common: S thresholds, and one more unknown for the band, whose Hessian is the outer product of a row.
         common, outer = np.zeros((problems, clients, 3, stages + 1)), np.zeros(problems)
-        common[..., :stages] = -np.einsum("smk,smkj->mkjs", tight**2, change)
+        common[..., 0, :stages] = np.moveaxis(-squared * faster, 0, -1)
+        common[..., 1, :stages] = np.moveaxis(-squared * longer, 0, -1)
         if self.limits.total_hz is not None:
             part, room = band / band.sum(axis=1, keepdims=True), self._band_room(band)
             slope[..., 2] += part / room[:, None]
@@ -361,12 +375,13 @@ class _Barrier:
 
     def _add_radio(self, slope: FloatArray, bend: FloatArray, point: _Point, sharp: FloatArray) -> None:
         """Energy, a function of b + w, and the least b that w allows."""
-        k = _LN2 / np.exp(point.logs[..., 1] + point.logs[..., 2])
+        _, x, band = point.given
+        k = _LN2 / (x * band)
         grown, each = np.exp(k), np.expm1(k) / k
         price = sharp * self.bit_price
         falling = np.where(k < _SMALL, k / 2 + k**2 / 3, grown - each)  # its terms cancel out where k is small
         down, up = -price * falling, price * (k * grown - falling)
-        ratio = self.limits.most_watt * self.limits.gain_to_noise_hz_per_watt / np.exp(point.logs[..., 2])
+        ratio = self.limits.most_watt * self.limits.gain_to_noise_hz_per_watt / band
         most = np.log1p(ratio)
         falls = ratio / (1 + ratio) / most - 1  # of the least b with w
         bends = ratio * (ratio - most) / ((1 + ratio) * most) ** 2

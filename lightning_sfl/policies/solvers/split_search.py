@@ -2,8 +2,8 @@
 
 A part of the clients having chosen, the rest matters to them only by how long every stage takes so far and by the
 deepest cut so far. Whoever is still to choose costs at least its cheapest option, and one of them at least what that
-adds to the stages. What cannot be below the best that is known is dropped (branch and bound), and of what differs in
-nothing else the cheapest is kept. That is exact, unless more is left than is looked at.
+adds to the stages. What cannot be below the best that is known is dropped (branch and bound). That is exact, unless
+more is left than is looked at.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from lightning_sfl.policies.solvers.split_options import Options
 from lightning_sfl.world.arrays import FloatArray, IntArray
 
-_MOST = 200  # choices of a part of the clients that are looked at
+_MOST = 100  # choices of a part of the clients that are looked at
 _ROUNDING = 1e-12
 
 
@@ -44,9 +44,6 @@ def split_search(options: Options, start: IntArray) -> IntArray:
         if len(rest) and len(kept):
             bound = bound[kept] + _most_added(options, times, cheapest, longest[kept], rest)
             kept, bound = kept[bound < best], bound[bound < best]
-        if len(rest) and len(kept):
-            places = _cheapest_of_equals(longest[kept], depth[kept], own[kept])
-            kept, bound = kept[places], bound[places]
             if len(kept) > _MOST:
                 kept = kept[np.argpartition(bound, _MOST)[:_MOST]]
         chosen = chosen[parents[kept]]
@@ -68,11 +65,3 @@ def _most_added(
         more = np.maximum(times[client] - longest[:, None], 0.0) @ options.weight  # (M, O)
         added = np.maximum(added, (more + (options.cost[client] - cheapest[client])).min(axis=1))
     return added
-
-
-def _cheapest_of_equals(longest: FloatArray, depth: IntArray, own: FloatArray) -> IntArray:
-    """The cheapest of those that have the same stages and deepest cut."""
-    order = np.lexsort((own, depth, *longest.T))
-    same = (longest[order[1:]] == longest[order[:-1]]).all(axis=1) & (depth[order[1:]] == depth[order[:-1]])
-    found: IntArray = order[np.concatenate([[True], ~same])]
-    return found

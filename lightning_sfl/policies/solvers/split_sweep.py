@@ -99,17 +99,17 @@ def _swept(
     least_cost = float(np.where(allowed, options.cost, np.inf).min(axis=1).sum())
     if not np.isfinite(least_cost):
         return []
-    shortest = np.where(allowed, options.time_s, np.inf).min(axis=2).max(axis=1)
-    least = options.weight * np.maximum(shortest, options.floor_s)
+    shortest = np.maximum(np.where(allowed, options.time_s, np.inf).min(axis=2).max(axis=1), options.floor_s)
+    least = options.weight * shortest
+    fixed = float((options.weight * np.where(np.isfinite(caps), caps, shortest))[kept].sum())
     # Everything else costs at least this, so that a threshold above what is left is too dear.
-    rest = least_cost + float(options.base.min()) + float(least.sum())
-    grids = [_thresholds(options, stage, allowed, value - rest + float(least[stage]), room) for stage in pair]
+    rest = least_cost + float(options.base.min()) + fixed
+    left = {stage: value - rest - float(sum(least[other] for other in pair if other != stage)) for stage in pair}
+    grids = [_thresholds(options, stage, allowed, left[stage], room) for stage in pair]
     places = [np.searchsorted(grid, options.time_s[stage]) for grid, stage in zip(grids, pair, strict=True)]
     allowed &= (places[0] < len(grids[0])) & (places[1] < len(grids[1]))
     other_weight = options.weight[second] if first != second else 0.0
     price = options.weight[first] * grids[0][:, None] + other_weight * grids[1]
-    fixed = float(options.weight[kept] @ caps[kept]) if len(kept) else 0.0
-    fixed = fixed if np.isfinite(fixed) else 0.0
     found: list[tuple[float, IntArray]] = []
     promising = options.base + (float(price.min()) + fixed + least_cost) < value
     for depths, table in _tables(options, allowed, places, price.shape, promising):
