@@ -10,9 +10,13 @@ hindsight.
 
 ASFL's budgets for a round: 1.5 times the delay and .3 times every client's energy of latency-only (``ASFL``), reckoned
 with layers that move apart or (``in the broadcast``) within it; and 1.0 times the delay and .5 times the energy of the
-best fixed cut (``at best fixed's``). Speeds and bandwidths are brought to the networks' size, signal-to-noise ratios
-kept. Joules are those of all clients. Every run ends when it has reached the target. A run that is in the folder
-already is not made again.
+best fixed cut (``at best fixed's``). Joules are those of all clients. Every run ends when it has reached the target. A
+run that is in the folder already is not made again.
+
+Speeds are brought to the network's size by the FLOP of a forward pass, bandwidths by its weights, as in
+``hasfl_training.py``, or by what the first convolution gives (``--sized-by``): a small network has far fewer weights for
+what it gives, so that either weights or smashed data weigh otherwise than in the paper's. Signal-to-noise ratios are
+kept.
 """
 
 import argparse
@@ -28,22 +32,23 @@ import torch
 from hasfl_training import span
 from quiet import quiet
 from training_runs import CLIENTS, MEASURED_EVERY, STEPS_PER_ROUND, Curve, Training, made
-from training_tasks import TASKS, Task
+from training_tasks import TASKS
 
 from lightning_sfl.policies import ASFL, LatencyOnly, Myopic, Policy
 from lightning_sfl.world.channel.fading import FastRayleigh
-from lightning_sfl.world.channel.wireless import OwnBandwidth, WirelessChannel
+from lightning_sfl.world.channel.wireless import Bandwidth, OwnBandwidth, WirelessChannel
 from lightning_sfl.world.environments import Environment, make_environment
 
 BATCH, COHERENCE_S = 16, 0.01
 BASELINES = ("FedAvg", "split learning", "SplitFed-V1", "SplitFed-V2", "latency only")
-FADINGS = ("block", "fast")
+FADINGS, SIZES = ("block", "fast"), ("weights", "features")
 _ALGORITHMS = {
     "FedAvg": "fedavg",
     "split learning": "split_learning",
     "SplitFed-V1": "splitfed_v1",
     "SplitFed-V2": "splitfed_v2",
 }
+_ONE_BY_ONE = ("split_learning", "splitfed_v2")
 _DELAY, _ENERGY = 1.5, 0.3  # of latency-only's
 _DELAY_OF_FIXED, _ENERGY_OF_FIXED = 1.0, 0.5
 
@@ -55,18 +60,19 @@ class Place:
     folder: Path
     task: str
     fading: str
+    sized_by: str
 
     def run(self, name: str, seed: int, algorithm: str = "splitfed_shared", **given: object) -> Curve:
         """A run, at the middle cut unless another one is given."""
-        file = f"{self.task}-{self.fading}-{name.replace(' ', '_')}-seed{seed}"
+        file = f"{self.task}-{self.fading}-{self.sized_by}-{name.replace(' ', '_')}-seed{seed}"
         return made(self.folder / "asfl", file, functools.partial(self._training, seed, algorithm, **given))
 
     def _training(self, seed: int, algorithm: str, cut: str | None = None, policy: Policy | None = None) -> Training:
         task = TASKS[self.task]
-        turns = CLIENTS if algorithm == "split_learning" else 1
+        turns = CLIENTS if algorithm in _ONE_BY_ONE else 1  # a step is one client's there
         return Training(
             task=task,
-            environment=environment(task, self.fading, seed),
+            environment=self._environment(seed),
             seed=seed,
             steps=task.rounds * STEPS_PER_ROUND * turns,
             measured_every=MEASURED_EVERY * turns,
@@ -77,6 +83,31 @@ class Place:
             until=task.target,
         )
 
+    def _environment(self, seed: int) -> Environment:
+        """``wei_chen``, its speeds and bandwidths brought to the network's size."""
+        size = TASKS[self.task].size
+        slower, narrower = size.flop, size.weights if self.sized_by == "weights" else size.features
+        found = make_environment("wei_chen", CLIENTS, seed)
+        channel = found.channel
+        assert isinstance(channel, WirelessChannel)
+        channel = dataclasses.replace(
+            channel,
+            uplink_bandwidth=_narrowed(channel.uplink_bandwidth, narrower),
+            downlink_bandwidth=_narrowed(channel.downlink_bandwidth, narrower),
+            noise_watt_per_hz=channel.noise_watt_per_hz / narrower,
+            fading=channel.fading if self.fading == "block" else FastRayleigh(coherence_s=COHERENCE_S, seed=seed),
+        )
+        return Environment(
+            fleet=dataclasses.replace(found.fleet, flop_per_cycle=slower * found.fleet.flop_per_cycle),
+            channel=channel,
+            server=dataclasses.replace(found.server, flop_per_cycle=slower * found.server.flop_per_cycle),
+        )
+
+
+def _narrowed(band: Bandwidth, share: float) -> OwnBandwidth:
+    assert isinstance(band, OwnBandwidth)
+    return OwnBandwidth(bandwidth_hz=share * band.bandwidth_hz)
+
 
 def main() -> None:
     """Make the runs that are missing, and print the tables."""
@@ -85,12 +116,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=tuple(TASKS))
     parser.add_argument("--fadings", nargs="+", choices=FADINGS, default=("block",))
+    parser.add_argument("--sized-by", choices=SIZES, default="weights")
     options = parser.parse_args()
     torch.set_num_threads(1)
     quiet()
     for task in options.tasks:
         for fading in options.fadings:
-            place = Place(folder=options.output, task=task, fading=fading)
+            place = Place(folder=options.output, task=task, fading=fading, sized_by=options.sized_by)
             print_table(place, curves(place, options.seeds))
 
 
@@ -132,35 +164,10 @@ def _budgets(curve: Curve, delay: float, energy: float) -> _Budgets:
     )
 
 
-def environment(task: Task, fading: str, seed: int) -> Environment:
-    """``wei_chen``, its speeds and bandwidths brought to the network's size."""
-    slower, narrower = task.size
-    found = make_environment("wei_chen", CLIENTS, seed)
-    channel = found.channel
-    assert isinstance(channel, WirelessChannel)
-
-    def narrowed(band: object) -> OwnBandwidth:
-        assert isinstance(band, OwnBandwidth)
-        return OwnBandwidth(bandwidth_hz=narrower * band.bandwidth_hz)
-
-    channel = dataclasses.replace(
-        channel,
-        uplink_bandwidth=narrowed(channel.uplink_bandwidth),
-        downlink_bandwidth=narrowed(channel.downlink_bandwidth),
-        noise_watt_per_hz=channel.noise_watt_per_hz / narrower,
-        fading=channel.fading if fading == "block" else FastRayleigh(coherence_s=COHERENCE_S, seed=seed),
-    )
-    return Environment(
-        fleet=dataclasses.replace(found.fleet, flop_per_cycle=slower * found.fleet.flop_per_cycle),
-        channel=channel,
-        server=dataclasses.replace(found.server, flop_per_cycle=slower * found.server.flop_per_cycle),
-    )
-
-
 def print_table(place: Place, found: Mapping[str, Sequence[Curve]]) -> None:
     """A row per policy or algorithm, and what ASFL saves."""
     target, seeds = TASKS[place.task].target, len(found["ASFL"])
-    print(f"\n{place.task}, {place.fading} fading, {seeds} seeds, target {target:.0%}")
+    print(f"\n{place.task}, {place.fading} fading, sized by {place.sized_by}, {seeds} seeds, target {target:.0%}")
     print(f"{'':>24} {'s to target':>28} {'J to target':>28} {'missed':>7}")
     for name, each in found.items():
         seconds, joule = [c.seconds_to(target) for c in each], [c.joule_to(target) for c in each]

@@ -108,7 +108,7 @@ def _training(task: Task, ranges: str, policy: Callable[[int], Policy], seed: in
 
 def environment(task: Task, ranges: str, seed: int) -> Environment:
     """Devices and rates drawn from the ranges, brought to the network's size."""
-    slower, narrower = task.size
+    slower, narrower = task.size.flop, task.size.weights
     (speeds, rates), fading = RANGES[ranges]
 
     def drawn(purpose: str, ends: tuple[float, float]) -> FloatArray:

@@ -14,6 +14,7 @@ have different parts or tasks. Without ``LIGHTNING_SFL_DATA`` give ``--tasks dig
 """
 
 import argparse
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
@@ -91,11 +92,11 @@ def hasfl_trained(output: Path, seeds: int, tasks: list[str]) -> None:
 def asfl_trained(output: Path, seeds: int, tasks: list[str]) -> None:
     """ASFL in real training."""
     panels = {}
-    for task in tasks:
-        place = asfl_training.Place(folder=output, task=task, fading="block")
+    for task, sized_by in itertools.product(tasks, asfl_training.SIZES):
+        place = asfl_training.Place(folder=output, task=task, fading="block", sized_by=sized_by)
         curves = asfl_training.curves(place, seeds)
         asfl_training.print_table(place, curves)
-        panels[task] = (curves, TASKS[task].target)
+        panels[f"{task}, sized by {sized_by}"] = (curves, TASKS[task].target)
     save_delay_energy(output / "asfl_training.svg", panels)
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.datasets import CIFAR10
 
-VGG16_FLOP, VGG16_PARAMETERS = 2 * 313.7e6, 15.245e6
+VGG16_FLOP, VGG16_PARAMETERS, VGG16_FEATURES = 2 * 313.7e6, 15.245e6, 64 * 32 * 32
 _DIGITS_TO_TRAIN_ON = 1500
 Data = tuple[TensorDataset, TensorDataset]
 """To train on, and to measure with."""
@@ -74,13 +74,34 @@ class Task:
         return self.cuts[len(self.cuts) // 2]
 
     @functools.cached_property
-    def size(self) -> tuple[float, float]:
-        """The network's FLOP in a forward pass, and its parameters, as shares of VGG-16's."""
-        layers = self.network().model
+    def size(self) -> "Size":
+        """How large the network is."""
+        layers, image = self.network().model, torch.zeros(1, *self.image_shape)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            layers(torch.zeros(1, *self.image_shape))
+            layers(image)
+        with torch.no_grad():
+            features = layers[0](image).numel()
         parameters = sum(parameter.numel() for parameter in layers.parameters())
-        return counter.get_total_flops() / VGG16_FLOP, parameters / VGG16_PARAMETERS
+        return Size(
+            flop=counter.get_total_flops() / VGG16_FLOP,
+            weights=parameters / VGG16_PARAMETERS,
+            features=features / VGG16_FEATURES,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a network is, as shares of VGG-16 for images of 32x32.
+
+    Attributes:
+        flop: Of the FLOP in a forward pass.
+        weights: Of the parameters.
+        features: Of what the first convolution gives for an image.
+    """
+
+    flop: float
+    weights: float
+    features: float
 
 
 def _digits_network() -> Network:
