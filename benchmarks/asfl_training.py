@@ -14,9 +14,9 @@ best fixed cut (``at best fixed's``). Joules are those of all clients. Every run
 run that is in the folder already is not made again.
 
 Speeds are brought to the network's size by the FLOP of a forward pass, bandwidths by its weights, as in
-``hasfl_training.py``, or by what the first convolution gives (``--sized-by``): a small network has far fewer weights for
-what it gives, so that either weights or smashed data weigh otherwise than in the paper's. Signal-to-noise ratios are
-kept.
+``hasfl_training.py``, or by what the first convolution gives (``--sized-by``): a small network has far fewer weights
+for what it gives, so that either weights or smashed data weigh otherwise than in the paper's. Signal-to-noise ratios
+are kept.
 """
 
 import argparse
