@@ -181,14 +181,21 @@ def print_table(place: Place, found: Mapping[str, Sequence[Curve]]) -> None:
 def _savings(
     found: Mapping[str, Sequence[Curve]], ours: str, target: float, to: Callable[[Curve, float], float]
 ) -> str:
-    """Against the worst and the median of five baselines, and against the best fixed cut, medians over seeds."""
+    """Against the worst and the median of five baselines, and against the best fixed cut, medians over seeds.
+
+    Baselines that miss the target are left out.
+    """
 
     def saved(theirs: Callable[[int], float]) -> str:
-        each = [100 * (1 - to(curve, target) / theirs(seed)) for seed, curve in enumerate(found[ours])]
-        return span([value for value in each if math.isfinite(value)])
+        pairs = [(to(curve, target), theirs(seed)) for seed, curve in enumerate(found[ours])]
+        return span([100 * (1 - own / other) for own, other in pairs if math.isfinite(own) and math.isfinite(other)])
 
     def of_baselines(pick: Callable[[list[float]], float]) -> Callable[[int], float]:
-        return lambda seed: pick([to(found[name][seed], target) for name in BASELINES])
+        def picked(seed: int) -> float:
+            taken = [to(found[name][seed], target) for name in BASELINES]
+            return pick([value for value in taken if math.isfinite(value)])
+
+        return picked
 
     return (
         f"{saved(of_baselines(max))} of the worst, {saved(of_baselines(lambda v: float(np.median(v))))} of the median,"

@@ -3,7 +3,7 @@
     python benchmarks/latency_energy.py
 
 ViT-B/32 at 224 x 224, the patch embedding on the client, SGD with momentum, float32; 1 multiply-accumulate is 2 FLOP.
-Memory is that of live tensors in a step, once with the batch and once without it. A round is that of the recipe:
+Memory is that of live tensors in a step, once with the batch and once without it. A round is:
 20 steps of every client with batches of 64, a server replica each, optimizer state not sent; labels, the server's time
 (one client after the other), broadcast and averaging count. Clients share one band; all that the uplink takes of it is
 decided. SFLAM has the limit on the error of 8 bits. Medians and ranges over seeds of devices and gains.

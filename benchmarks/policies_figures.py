@@ -38,7 +38,9 @@ def save_delay_energy(path: Path, panels: Mapping[str, tuple[Mapping[str, Sequen
         for place, (name, each) in enumerate(found.items()):
             seconds = [curve.seconds_to(target) for curve in each]
             joule = [curve.joule_to(target) for curve in each]
-            axes.plot(seconds, joule, "osv^D<>PX*"[place % 10], label=name, markersize=5)
+            missed = sum(not np.isfinite(value) for value in seconds)
+            label = f"{name} ({missed} missed)" if missed else name
+            axes.plot(seconds, joule, "osv^D<>PX*"[place % 10], label=label, markersize=5)
         axes.set(title=title, xlabel="simulated seconds to target", ylabel="joules of all clients to target")
         axes.set(xscale="log", yscale="log")
     figure.axes[0].legend(fontsize="x-small")
@@ -63,8 +65,8 @@ def save_ratios(path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]])
         for place, values in enumerate(found.values()):
             finite = [value for value in values if np.isfinite(value)]
             axes.plot(finite, [place] * len(finite), ".", color="grey", alpha=0.4)
-            if finite:
-                axes.plot(statistics.median(finite), place, "|", color="black", markersize=14)
+            if np.isfinite(median := statistics.median(values)):  # what never reaches is infinitely slow
+                axes.plot(median, place, "|", color="black", markersize=14)
         axes.set(title=title, xlabel="times as slow as HASFL", xscale="log", yticks=range(len(found)))
         axes.set_yticklabels(found)
         axes.axvline(1.0, color="grey", linewidth=0.8, linestyle=":")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +48,13 @@ class Training:
     policy: Policy | None = None
     until: float | None = None
 
+    @property
+    def settings(self) -> dict[str, object]:
+        """What a run is known by, besides its name, which tells task and environment."""
+        apart = ("task", "environment", "policy")
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in apart}
+        return {**own, "policy": re.sub(r" at 0x\w+", "", repr(self.policy))}  # functions have addresses
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curve:
@@ -84,17 +92,18 @@ class Curve:
 
 
 def made(folder: Path, name: str, training: Callable[[], Training]) -> Curve:
-    """The curve of a run: read from the folder, or trained now and kept there."""
-    path = folder / f"{name}.json"
-    if not path.exists():
+    """The curve of a run: read from the folder, or trained now and kept there with its settings."""
+    path, wanted = folder / f"{name}.json", training()
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if kept.get("settings") != wanted.settings:
         folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
-        curve = train(training())
+        kept = {"settings": wanted.settings, "curve": dataclasses.asdict(train(wanted))}
         unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(dataclasses.asdict(curve)))
+        unfinished.write_text(json.dumps(kept))
         unfinished.replace(path)
-        print(f"{name}: {max(curve.accuracy):.3f}, {time.perf_counter() - start:.0f} s", flush=True)
-    return Curve(**json.loads(path.read_text()))
+        print(f"{name}: {max(kept['curve']['accuracy']):.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+    return Curve(**kept["curve"])
 
 
 def train(training: Training) -> Curve:

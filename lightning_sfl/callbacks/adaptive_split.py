@@ -255,7 +255,7 @@ def _counted(values: Sequence[object]) -> str:
 
 def _span(values: FloatArray, unit: str) -> str:
     """The least and the largest, as in ``0.1 to 2 W``."""
-    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
+    low, high = f"{values.min():.4g}", f"{values.max():.4g}"
     return f"{low if low == high else f'{low} to {high}'} {unit}"
 
 

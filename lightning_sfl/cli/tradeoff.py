@@ -102,7 +102,7 @@ def refuse_other_runs(cli: "SplitCLI", output: Path) -> None:
     ours = _plain(cli._parser("tradeoff").dump(cli.config["tradeoff"]))
     if differing := [name for name in {**earlier, **ours} if earlier.get(name) != ours.get(name)]:
         raise ValueError(
-            f"output={str(output)!r} holds an unfinished run (cuts) of another configuration, which differs in"
+            f"output={str(output)!r} holds an unfinished run of another configuration, which differs in"
             f" {', '.join(differing)}; give another folder, or the same configuration to go on with it."
         )
 

@@ -35,7 +35,7 @@ def earlier_training(folder: Path, circumstances: Mapping[str, str]) -> tuple[Cu
         return "its training did not come to its end"
     try:
         kept: dict[str, Any] = json.loads((folder / _TRAINED).read_text(encoding="utf-8"))
-        decisions = tuple(DecisionRow(**found) for found in kept["row"].pop("decisions"))
+        decisions = tuple(DecisionRow(**found) for found in kept["row"].pop("decisions", ()))
         row, had, fingerprint = CutRow(**kept["row"], decisions=decisions), kept["circumstances"], kept["log"]
     except (ValueError, KeyError, TypeError):
         return f"{_TRAINED} is damaged"

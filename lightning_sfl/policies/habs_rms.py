@@ -5,7 +5,7 @@ import dataclasses
 from lightning_sfl.policies.decision import Decision
 from lightning_sfl.policies.draws import attempts, check_seed, drawn_cuts
 from lightning_sfl.policies.observation import Observation
-from lightning_sfl.policies.reach import ReachesTarget, decision, nearest, posed
+from lightning_sfl.policies.reach import ReachesTarget, decision, default_target, nearest, posed
 from lightning_sfl.policies.solvers.descent import batches, descend
 
 
@@ -17,7 +17,7 @@ class HabsRms(ReachesTarget):
     reach the target are drawn again.
 
     Args:
-        target: ε; see :class:`lightning_sfl.policies.hasfl.HASFL`.
+        target: ε; see :class:`lightning_sfl.policies.hasfl.HASFL`. None: the default one with the cuts that were drawn.
         most_batch: The largest batch.
         seed: The seed.
     """
@@ -40,6 +40,10 @@ class HabsRms(ReachesTarget):
         nearest(seen, problem)
         for attempt in attempts("cuts", problem.target):
             cut = drawn_cuts(seen, problem.allowed, self.seed, attempt)
+            if self.target is None:  # deep cuts cannot reach what shallow ones can
+                drawn_target = default_target(problem.with_cuts(cut), found.memory["mean_inverse_batch"])
+                problem = dataclasses.replace(problem, target=drawn_target)
+                found = dataclasses.replace(found, problem=problem)
             largest = problem.most[range(len(cut)), cut]
             start = problem.choice(cut, largest)
             if problem.slack(cut, largest) > 0:

@@ -24,7 +24,7 @@ class HASFL(ReachesTarget):
     is never expected to be slower than that one, nor than what there is.
 
     Args:
-        target: ε. None: the least that drift can come to, and 5 times the variance of the batches that there were at
+        target: ε. None: the drift that cannot be avoided, and 5 times the variance of the batches that there were at
             first, a choice of ours (:func:`lightning_sfl.policies.reach.default_target`).
         most_batch: The largest batch.
     """

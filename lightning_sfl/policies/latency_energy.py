@@ -153,7 +153,11 @@ def _bits(name: str, seen: Observation, choices: Sequence[int], most_error: floa
             f"{name}(most_error={most_error:g}) cannot be met by client {seen.clients[first]}: with {max(choices)} bits"
             f" the error is {error.min():.3g} of the squared range. Accepted is a larger one, or more bits."
         )
-    return np.array(choices)[found]
+    bits = np.array(choices)[found]
+    if seen.world.quantised is not None:  # who has no quantiser has no bits
+        has_quantiser = np.any([whose[seen.clients] for whose in seen.world.quantised.values()], axis=0)
+        bits = np.where(has_quantiser, bits, UNENCODED_BIT)
+    return bits
 
 
 def _sending(cost: RoundCost, radio: Radio, price_per_s: float, price_per_joule: float) -> Sending | None:

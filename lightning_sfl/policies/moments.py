@@ -9,7 +9,7 @@ gradients; how is a reconstruction):
   consecutive steps, between which weights hardly move. Both are brought to batches of one sample.
 * G²: the mean squared norm; where a layer has one gradient for all clients, it is brought to a client's batch.
 * β: by how much the mean gradient of one interval differs from that of the interval before, less what chance explains,
-  to how much the weights do, over all intervals (after Wang et al. 2019) but those in which chance explains it all.
+  to how much the weights do, over all intervals (after Wang et al. 2019); as it was when it was last told from chance.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from torch import Tensor
 from lightning_sfl.random import generator
 
 _ENTRIES = 4096
+_TOLD = 0.1  # of what chance explains: how much more gradients must have changed
 _Gradients = Mapping[str, Tensor]
 
 
@@ -81,7 +82,8 @@ class GradientMoments:
         self._entries: dict[str, Tensor] = {}
         self._step: dict[str, list[tuple[Tensor, float, float]]] = {}
         self._earlier: tuple[dict[str, Tensor], dict[str, Tensor], float] | None = None
-        self._changed, self._moved = 0.0, 0.0
+        self._changed, self._moved, self._chance = 0.0, 0.0, 0.0
+        self._smoothness: float | None = None
 
     def add(self, gradients: _Gradients, inverse_batch: float) -> None:
         """Add one party's gradients of a step.
@@ -151,16 +153,18 @@ class GradientMoments:
             both = [name for name in now if name in there and name in earlier]
             moved = math.fsum(_square(now[name] - there[name]) for name in both)
             changed = math.fsum(_square(means[name] - earlier[name]) for name in both) - chance - earlier_chance
-            if changed > 0:
-                self._changed, self._moved = self._changed + changed, self._moved + moved
+            self._changed, self._moved = self._changed + changed, self._moved + moved
+            self._chance += chance + earlier_chance
+            if self._moved > 0 and self._changed > _TOLD * self._chance:
+                self._smoothness = math.sqrt(self._changed / self._moved)
         self._earlier = means, now, chance
         for layer in self._layers.values():
             layer.forget_interval()
 
     @property
     def smoothness(self) -> float | None:
-        """β; None while nothing tells it from chance."""
-        return math.sqrt(self._changed / self._moved) if self._moved > 0 else None
+        """β; None while nothing has told it from chance."""
+        return self._smoothness
 
     def layers(self) -> dict[str, LayerMoments]:
         """The estimates of every layer that has been seen often enough to tell its variance."""
@@ -186,14 +190,14 @@ class GradientMoments:
         return {
             "layers": {name: dataclasses.asdict(layer) for name, layer in self._layers.items()},
             "earlier": self._earlier,
-            "curvature": (self._changed, self._moved),
+            "curvature": (self._changed, self._moved, self._chance, self._smoothness),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
         self._layers = {name: _Layer(**values) for name, values in state["layers"].items()}
         self._earlier = state["earlier"]
-        self._changed, self._moved = state["curvature"]
+        self._changed, self._moved, self._chance, self._smoothness = state["curvature"]
 
 
 def _add_mean(layer: _Layer, gradient: Tensor, inverse: float) -> None:

@@ -130,7 +130,9 @@ def _once_at_every_cut(seen: Observation) -> tuple[World, Participation]:
         batch_size=np.repeat(seen.batch_size, cuts),
         bits=None if seen.bits is None else np.repeat(seen.bits, cuts),
     )
-    return dataclasses.replace(world, fleet=Fleet(**devices), channel=_channel_of(seen, who)), everybody
+    quantised = None if world.quantised is None else {kind: whose[who] for kind, whose in world.quantised.items()}
+    alike = dataclasses.replace(world, fleet=Fleet(**devices), channel=_channel_of(seen, who), quantised=quantised)
+    return alike, everybody
 
 
 def _channel_of(seen: Observation, who: IntArray) -> Channel:

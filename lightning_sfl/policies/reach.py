@@ -58,12 +58,12 @@ def bound_at(seen: Observation, target: float) -> Bound:
 
 
 def default_target(problem: TimeToTarget, mean_inverse_batch: float) -> float:
-    """ε where none is given, a choice of ours: the least that drift can come to, and 5 times what variance does.
+    """ε where none is given, a choice of ours: the drift that cannot be avoided, and 5 times what variance comes to.
 
-    The variance is that of batches of which the mean of 1/b is given. So it is a fifth of what is to be decided about,
-    however much larger the drift is: a target far above both would leave batches of 1 to everybody, whose devices may
-    have time for more. Where that cannot be reached, since such batches cannot be held, ε is a quarter above the least
-    that can.
+    The drift is that of the choice that comes nearest to any target, with the largest batches. The variance is that of
+    batches of which the mean of 1/b is given. So it is a fifth of what is to be decided about, however much larger the
+    drift is: a target far above both would leave batches of 1 to everybody, whose devices may have time for more. Where
+    that cannot be reached, since such batches cannot be held, ε is a quarter above the least that can.
     """
     found, clients = problem.nearest(), len(problem.most)
     drift = float(problem.drift[problem.deepest(found.cut)])

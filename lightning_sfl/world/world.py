@@ -68,7 +68,8 @@ class World:
         probes: Probes per step of zeroth-order clients; None for all other algorithms.
         flop_per_mac: 1 for speeds in FLOP/s that count a multiply-accumulate as one operation, as papers often do.
         quantised: Which of the N registered clients' messages of a kind go through a uniform quantiser, (N,) each: what
-            bits per element are bits of. Of a kind that is left out, nobody's; None: all that cross at the cuts.
+            bits per element are bits of. Of a kind that is left out, nobody's; None: all that cross at the cuts. What
+            else codecs do to messages is not counted.
     """
 
     profile: Profile

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from references_splits import all_values
 
+from lightning_sfl.link.message import MessageKind
 from lightning_sfl.policies.asfl import ASFL
 from lightning_sfl.policies.decision import InfeasibleError, check
 from lightning_sfl.policies.latency_only import LatencyOnly
@@ -89,6 +90,21 @@ def test_what_the_solver_believes_is_what_the_world_says():
         tables = round_tables(seen, resplits=resplits)
         price = np.linspace(0.5, 2.0, len(seen.clients))
         nothing = np.zeros_like(problem.base)
+        plain = priced(seen, tables, second_price=0.3, joule_price=price, base=nothing, resplits=resplits)
+        found = solve_split_and_controls(plain, limits)
+        delay_s, joule = believed(seen, found.cut, controls_of(seen, limits, found.setting), resplits=resplits)
+        assert found.values[-1] == pytest.approx(0.3 * delay_s + price @ joule, rel=1e-6)
+
+
+def test_the_solver_believes_what_each_clients_own_quantiser_does():
+    """As above, of three of four clients; the second and the fourth quantise what goes up, the others nothing."""
+    for case in range(8):
+        seen, problem, resplits = drawn(case, clients=4, cuts=3)
+        world = dataclasses.replace(seen.world, quantised={MessageKind.SMASHED: np.array([False, True, False, True])})
+        seen = drawn_worlds.observation(world, clients=np.array([0, 1, 3]))
+        seen = dataclasses.replace(seen, bits=np.full(3, 2.0))
+        limits, tables = limits_of(seen), round_tables(seen, resplits=resplits)
+        nothing, price = np.zeros_like(problem.base), np.full(3, 0.7)
         plain = priced(seen, tables, second_price=0.3, joule_price=price, base=nothing, resplits=resplits)
         found = solve_split_and_controls(plain, limits)
         delay_s, joule = believed(seen, found.cut, controls_of(seen, limits, found.setting), resplits=resplits)

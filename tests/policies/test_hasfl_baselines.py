@@ -155,6 +155,19 @@ def test_the_best_that_all_share_uses_all_samples_of_a_client_with_few():
     assert batch[0] > 2
 
 
+def test_random_cuts_have_a_default_target_that_they_reach():
+    """Where all but the first cut drift far beyond what the best choice can reach."""
+    seen = usual()
+    statistics = dataclasses.replace(seen.statistics, second_moment=numbers(0, 1e9, 2e9, 3e9))
+    seen = dataclasses.replace(seen, statistics=statistics)
+    decision = HabsRms(most_batch=16, seed=1).decide(seen)
+    cut, _ = decided(seen, decision)
+    assert cut.max() > 0
+    assert decision.figures["target"] > reach.bound_at(seen, 1.0).drift[cut.max()]
+    with pytest.raises(InfeasibleError, match="draws of cuts"):
+        HabsRms(most_batch=16, seed=1, target=HASFL(most_batch=16).decide(seen).figures["target"]).decide(seen)
+
+
 def test_where_nothing_shared_reaches_the_target_the_client_is_named():
     """Client 3 can hold a sample, the others much more: together they reach ε = 2 V(64, ..., 64, 1), at b = 1 not."""
     seen = usual()

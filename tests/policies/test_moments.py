@@ -125,6 +125,22 @@ def test_a_whole_pass_leaves_nothing_to_chance():
         assert found.smoothness == pytest.approx(math.sqrt(expected))
 
 
+def test_noise_does_not_make_a_function_less_smooth():
+    """½ w², of which β is 1, descended with gradients as noisy as they are long: intervals in which noise hides what
+    changed weigh as much as those in which it adds to it. Of the latter alone, β would be about 3."""
+    draw, found = np.random.default_rng(0), GradientMoments()
+    weights = np.ones(300)
+    for _ in range(40):
+        for step in range(15):
+            made = weights + draw.standard_normal((4, 300))
+            for gradient in made:
+                found.add({"w": torch.from_numpy(gradient)}, 1.0)
+            found.end_step(1.0, begins_round=step == 0)
+            weights = weights - 0.01 * made.mean(axis=0)
+        found.end_interval({"w": torch.from_numpy(weights)})
+    assert 0.7 < found.smoothness < 1.4
+
+
 def test_what_chance_explains_leaves_the_smoothness_as_it_was():
     """The quadratic of above with β = 7, seen twice without noise; then clients' gradients of 100 and -100, whose mean
     is 0 at the same weights as before: what the mean changed by, (7/2)² = 12.25, is less than what chance explains."""

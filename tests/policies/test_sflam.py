@@ -7,6 +7,7 @@ import pytest
 from sflam_cases import decided, drawn_observation, objective, observed, three
 
 from lightning_sfl.allocation import Allocation
+from lightning_sfl.link.message import MessageKind
 from lightning_sfl.policies.decision import InfeasibleError
 from lightning_sfl.policies.equal_bandwidth import EqualBandwidth
 from lightning_sfl.policies.fixed_bits import FixedBits
@@ -88,6 +89,17 @@ def test_bits_are_the_fewest_within_the_limit():
     assert SFLAM(most_error=1.1e-3).decide(three()).allocation.bits == [5, 5, 5]
     assert SFLAM(most_error=0.0).decide(three()).allocation.bits == [32, 32, 32]
     assert SFLAM(most_error=1.0, bits=(32, 3, 6)).decide(three()).allocation.bits == [3, 3, 3]
+
+
+def test_who_has_no_quantiser_has_no_bits():
+    """The second client's messages of neither kind go through one."""
+    seen = three()
+    whose = {
+        MessageKind.SMASHED: np.array([True, False, False]),
+        MessageKind.CUT_GRADIENT: np.array([False, False, True]),
+    }
+    seen = dataclasses.replace(seen, world=dataclasses.replace(seen.world, quantised=whose))
+    assert SFLAM(most_error=1.2e-3).decide(seen).allocation.bits == [4, 32, 4]
 
 
 def test_nobody_has_a_quantiser():

@@ -180,7 +180,7 @@ def test_the_row_of_a_policy_has_no_figures_of_one_cut_and_says_that_it_was_not_
     found = page(row("stem"), policy_row())
 
     assert found.costs[2] == ["HASFL", "0.875", "–", "–", "–", "–", "–", "2.5 MiB", "2.5 MiB", "250 ms", "–", "12.5 s"]
-    assert "HASFL was not attacked: its cuts moved." in found.text
+    assert "HASFL was not attacked: a policy decided for it." in found.text
     assert "No attack was tried" not in found.text
     assert "It was never asked" in found.text
 

@@ -10,8 +10,9 @@ answered at once: an option's cost stands at its own two times, and a running mi
 A round has more stages that everybody waits for: weights and layers that are sent at its beginning, uploads at its end.
 These are left free at first, and paid for as they come out at every deepest cut; then the best found is improved two
 stages at a time, the others kept below what they are, until no pair improves it. That is exact for two
-stages, and never worse than the start for more. Where there are more different times than a table has room for, its
-thresholds are spread evenly over the logarithm, which costs a share of at most their distance.
+stages, and never worse than the start for more; where options are few, a search goes on from there
+(:mod:`lightning_sfl.policies.solvers.split_search`). Where there are more different times than a table has room for,
+its thresholds are spread evenly over the logarithm, which costs a share of at most their distance.
 """
 
 import itertools
