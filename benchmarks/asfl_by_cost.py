@@ -4,9 +4,11 @@
 
 VGG-16 on images of 32x32, 20 clients, 15 steps a round, no training (``asfl_scenes``). Of every run the mean delay and
 energy of a round are measured; the bound of ``policies/bound.py`` says how many steps it takes with the drift that the
-run had on average. Energy is that of all clients. The five baselines are our choice, as the paper's are not known:
-FedAvg, split learning, SplitFed-V1 and -V2, each at its best cut in hindsight (and, beside it, at a middle one), and
-latency-only. "Best fixed cut" is the one common cut with which ASFL's own algorithm takes least time in hindsight.
+run had on average; schemes that serve clients one by one are taken to need as many rounds as the others, although each
+of theirs has 20 times as many updates. Energy is that of all clients. The five baselines are our choice, as the paper's
+are not known: FedAvg, split learning, SplitFed-V1 and -V2, each at its best cut in hindsight (and, beside it, at a
+middle one), and latency-only. "Best fixed cut" is the one common cut with which ASFL's own algorithm takes least time
+in hindsight.
 
 ASFL has budgets of 1.5 times the delay and .3 times the energy of latency-only's medians, and, so that energy is
 compared at equal delay, of 1.0 times the delay and .5 times the energy of the best fixed cut's means. Layers that move

@@ -10,8 +10,9 @@ hindsight.
 
 ASFL's budgets for a round: 1.5 times the delay and .3 times every client's energy of latency-only (``ASFL``), reckoned
 with layers that move apart or (``in the broadcast``) within it; and 1.0 times the delay and .5 times the energy of the
-best fixed cut (``at best fixed's``). Joules are those of all clients. Every run ends when it has reached the target. A
-run that is in the folder already is not made again.
+best fixed cut (``at best fixed's``), as means over whole runs, the first round at the middle cut included. Joules are
+those of all clients. Every run ends when it has reached the target. A run that is in the folder already is not made
+again.
 
 Speeds are brought to the network's size by the FLOP of a forward pass, bandwidths by its weights, as in
 ``hasfl_training.py``, or by what the first convolution gives (``--sized-by``): a small network has far fewer weights

@@ -3,7 +3,7 @@
 A part of the clients having chosen, the rest matters to them only by how long every stage takes so far and by the
 deepest cut so far. Whoever is still to choose costs at least its cheapest option, and one of them at least what that
 adds to the stages. What cannot be below the best that is known is dropped (branch and bound). That is exact, unless
-more is left than is looked at.
+more than a hundred partial choices are left at once, of which the most hopeful are gone on with.
 """
 
 import numpy as np
