@@ -107,7 +107,7 @@ def made(folder: Path, name: str, training: Callable[[], Training]) -> Curve:
 
 
 def train(training: Training) -> Curve:
-    """Train, and measure now and then."""
+    """Train, and measure now and then; a training that diverges ends there."""
     pl.seed_everything(training.seed, verbose=False)
     task = training.task
     samples, held_out = task.data()
@@ -140,7 +140,12 @@ def train(training: Training) -> Curve:
         enable_model_summary=False,
     )
     loader = DataLoader(samples, batch_size=training.batch_size, shuffle=True)
-    trainer.fit(task.network(), loader, DataLoader(held_out, batch_size=512))
+    try:
+        trainer.fit(task.network(), loader, DataLoader(held_out, batch_size=512))
+    except ValueError as error:
+        if "has a loss of nan" not in str(error):
+            raise
+        print(f"diverged after {trainer.global_step} steps", flush=True)
     return measured.curve(0 if persistent is None else persistent.out_of_reach)
 
 
