@@ -164,23 +164,19 @@ def test_a_checkpoint_saved_after_a_fit_holds_the_open_round(rule, tmp_path):
     assert apart(case.train(), case.train(go_on=tmp_path / "after.ckpt")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(
     ("case", "what", "in_place", "pause"),
     [
         (Case(algorithm="splitfed_v1", clients_per_round=2, validation={"val_check_interval": 1}), "step", False, True),
-        *(
-            pytest.param(*values, marks=pytest.mark.slow)
-            for values in (
-                (Case(aggregate_every=4, validation={}), "half", True, True),
-                (Case(algorithm="splitfed_v2", aggregate_every=2, own_generator=True), "saving", False, False),
-                (Case(algorithm="split_learning", aggregate_every=3, limit=2), "saved", False, True),
-                (Case(workers=2, aggregate_every=3, validation={}), "half", True, True),
-                (
-                    Case(workers=2, algorithm="fedavg", client_optimizer_state="keep", aggregate_every=2),
-                    *("step", False, False),
-                ),
-            )
+        (Case(aggregate_every=4, validation={}), "half", True, True),
+        (Case(algorithm="splitfed_v2", aggregate_every=2, own_generator=True), "saving", False, False),
+        (Case(algorithm="split_learning", aggregate_every=3, limit=2), "saved", False, True),
+        (Case(workers=2, aggregate_every=3, validation={}), "half", True, True),
+        (
+            Case(workers=2, algorithm="fedavg", client_optimizer_state="keep", aggregate_every=2),
+            *("step", False, False),
         ),
     ],
     ids=lambda value: value.algorithm if isinstance(value, Case) else str(value),

@@ -241,6 +241,7 @@ def test_optimizers_that_cannot_be_copied_to_parties():
     refused(module, MLP.loader(8, 2), ValueError, r"returned Lookahead, which wraps another optimizer \(inner=SGD\)")
 
 
+@pytest.mark.slow
 def test_a_compiled_submodule():
     module = MLP.module(sgd)
     module.model[1].compile()
