@@ -40,10 +40,10 @@ def test_averages_approach_the_budgets():
 
 @pytest.mark.slow
 def test_averages_keep_the_budgets_and_the_trade_off_is_one():
-    """After 400 rounds: within 3 %; a larger V gives no more drift."""
-    found = [long_run(400, trade_off) for trade_off in (0.1, 1.0, 10.0)]
+    """After 200 rounds: within 5 %; a larger V gives no more drift."""
+    found = [long_run(200, trade_off) for trade_off in (0.1, 1.0, 10.0)]
     for delay, energy, _, _ in found:
-        assert delay <= 1.03
-        assert (energy <= 1.03).all()
+        assert delay <= 1.05
+        assert (energy <= 1.05).all()
     drifts = [drift for _, _, drift, _ in found]
     assert drifts[0] >= drifts[1] >= drifts[2]
