@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from asfl_scenes import CLIENTS, MIDDLE, PLACES, FadingName, drift_share, make_scene, totals
+from asfl_scenes import CLIENTS, MIDDLE, PLACES, FadingName, Totals, drift_share, make_scene, totals
 
 from lightning_sfl.policies.asfl import ASFL
 from lightning_sfl.policies.decision import Policy
@@ -27,7 +28,7 @@ _HOPEFUL = 3  # cuts that are tried in all rounds, after all of them in an eight
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Totals):
     """What a policy comes to in one world.
 
     Attributes:
@@ -35,9 +36,6 @@ class Row:
         fading: How the channel changes.
         seed: Of devices and channel.
         policy: The policy; "best cut" is the one with which it takes least time in hindsight.
-        round_s: What a round takes on average; of split learning, a turn of everybody.
-        round_joule: The same of all clients' energy.
-        rounds: Rounds until the bound reaches the target.
         cut: The mean cut, counted from 0.
         delay_share: Of its budget, what rounds took on average; None: it has none.
         energy_share: Of its budget, what a client took on average, the mean over clients.
@@ -48,23 +46,10 @@ class Row:
     fading: FadingName
     seed: int
     policy: str
-    round_s: float
-    round_joule: float
-    rounds: float
     cut: float
     delay_share: float | None = None
     energy_share: float | None = None
     most_energy_share: float | None = None
-
-    @property
-    def total_s(self) -> float:
-        """Seconds until the target."""
-        return self.rounds * self.round_s
-
-    @property
-    def total_joule(self) -> float:
-        """Joules until the target."""
-        return self.rounds * self.round_joule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,10 +107,8 @@ def cost_rows(
 ) -> list[Row]:
     """Every policy in every world; what is in the folder already is not made again."""
     found: list[Row] = []
-    for seed in seeds:
-        for environment, fading in places:
-            place = Place(environment=environment, fading=fading, seed=seed, rounds=rounds)
-            found += [Row(**entry) for entry in _kept(folder / f"{place.name}.json", functools.partial(_rows, place))]
+    for place in _worlds(places, seeds, rounds):
+        found += [Row(**entry) for entry in _kept(folder / f"{place.name}.json", functools.partial(_rows, place))]
     return found
 
 
@@ -138,12 +121,15 @@ def trade_off_points(
 ) -> list[Point]:
     """ASFL with every V; what is in the folder already is not made again."""
     found: list[Point] = []
-    for seed in seeds:
-        for environment, fading in places:
-            place = Place(environment=environment, fading=fading, seed=seed, rounds=rounds)
-            path = folder / f"trade-off-{place.name}.json"
-            found += [Point(**entry) for entry in _kept(path, functools.partial(_points, place))]
+    for place in _worlds(places, seeds, rounds):
+        path = folder / f"trade-off-{place.name}.json"
+        found += [Point(**entry) for entry in _kept(path, functools.partial(_points, place))]
     return found
+
+
+def _worlds(places: Sequence[tuple[str, FadingName]], seeds: Iterable[int], rounds: int) -> Iterator[Place]:
+    for seed, (environment, fading) in itertools.product(seeds, places):
+        yield Place(environment=environment, fading=fading, seed=seed, rounds=rounds)
 
 
 def _kept(path: Path, make: Callable[[], Sequence[Row] | Sequence[Point]]) -> list[dict[str, Any]]:
@@ -234,9 +220,7 @@ def _row(place: Place, label: str, scene: Scene, trace: Trace) -> Row:
         fading=place.fading,
         seed=place.seed,
         policy=label,
-        round_s=found.round_s,
-        round_joule=found.round_joule,
-        rounds=found.rounds,
+        **dataclasses.asdict(found),
         cut=float(trace.cut.mean()),
     )
 

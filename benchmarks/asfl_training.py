@@ -63,12 +63,19 @@ class Place:
     fading: str
     sized_by: str
 
-    def run(self, name: str, seed: int, algorithm: str = "splitfed_shared", **given: object) -> Curve:
+    def run(
+        self,
+        name: str,
+        seed: int,
+        algorithm: str = "splitfed_shared",
+        cut: str | None = None,
+        policy: Policy | None = None,
+    ) -> Curve:
         """A run, at the middle cut unless another one is given."""
         file = f"{self.task}-{self.fading}-{self.sized_by}-{name.replace(' ', '_')}-seed{seed}"
-        return made(self.folder / "asfl", file, functools.partial(self._training, seed, algorithm, **given))
+        return made(self.folder / "asfl", file, functools.partial(self._training, seed, algorithm, cut, policy))
 
-    def _training(self, seed: int, algorithm: str, cut: str | None = None, policy: Policy | None = None) -> Training:
+    def _training(self, seed: int, algorithm: str, cut: str | None, policy: Policy | None) -> Training:
         task = TASKS[self.task]
         turns = CLIENTS if algorithm in _ONE_BY_ONE else 1  # a step is one client's there
         return Training(

@@ -8,7 +8,7 @@ By cost alone, with networks of the papers' size: how much longer than HASFL its
 training of small networks on digits and 5,000 images of CIFAR-10, on simulated time: HASFL (``hasfl_training.py``) and
 ASFL (``asfl_training.py``). Each of these says what is compared, and runs by itself.
 
-Everything takes half a day or so; ``--parts`` and ``--tasks`` choose. Runs of ASFL and of trainings that are in the
+``--parts`` and ``--tasks`` choose what is compared. Runs of ASFL and of trainings that are in the
 folder already are not made again, so that an interrupted benchmark goes on where it was, and two of them may share a
 folder if they have different parts or tasks. Without ``LIGHTNING_SFL_DATA`` give ``--tasks digits``.
 """
