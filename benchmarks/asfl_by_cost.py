@@ -12,7 +12,8 @@ in hindsight.
 
 ASFL has budgets of 1.5 times the delay and .3 times the energy of latency-only's medians, and, so that energy is
 compared at equal delay, of 1.0 times the delay and .5 times the energy of the best fixed cut's means. Layers that move
-are in the broadcast, or a stage of their own ("re-split apart").
+are in the broadcast, or a stage of their own ("re-split apart"). What cuts contribute is told by ASFL's clocks and
+powers at the best fixed cut ("clocks and powers alone").
 
 Devices are those of the named environments; ``wide`` is ``wei_chen`` with devices of 0.05 to 0.5 TFLOPS and bands that
 have 10 to 80 Mbit/s up and 360 to 380 down at the mean gain. Fading stays for a round (block), or is drawn anew about
@@ -28,7 +29,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from asfl_runs import APART, Point, Row, cost_rows, trade_off_points
+from asfl_runs import APART, ONE_CUT, Point, Row, cost_rows, trade_off_points
 from asfl_scenes import CLIENTS, COHERENCE_S, PLACES, FadingName
 
 FIVE = ("FedAvg", "split learning, best cut", "SplitFed-V1, best cut", "SplitFed-V2, best cut", "latency only")
@@ -90,7 +91,7 @@ def savings(rows: Sequence[Row]) -> list[Saving]:
         here = {
             row.policy: row for row in rows if (row.environment, row.fading, row.seed) == (environment, fading, seed)
         }
-        for name in (ours + suffix for suffix in ("", APART) for ours in OURS):
+        for name in (ours + suffix for suffix in ("", ONE_CUT, APART) for ours in OURS):
             apart = APART if name.endswith(APART) else ""
             five = [here[label + (apart if label == "latency only" else "")] for label in FIVE]
             for what, of in TOTALS.items():

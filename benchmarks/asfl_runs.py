@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from asfl_scenes import CLIENTS, MIDDLE, PLACES, FadingName, Totals, drift_share, make_scene, totals
+from asfl_scenes import CLIENTS, MIDDLE, PLACES, AtOneCut, FadingName, Totals, drift_share, make_scene, totals
 
 from lightning_sfl.policies.asfl import ASFL
 from lightning_sfl.policies.decision import Policy
@@ -24,6 +24,8 @@ TIGHT = (1.5, 0.3)  # budgets of delay and energy, times what latency-only takes
 LIKE_FIXED = (1.0, 0.5)  # times what the best fixed cut takes
 TRADE_OFFS = (0.1, 1.0, 10.0, 100.0)
 APART = ", re-split apart"
+ONE_CUT = ", clocks and powers alone"
+"""All at the best fixed cut in hindsight."""
 _HOPEFUL = 3  # cuts that are tried in all rounds, after all of them in an eighth
 
 
@@ -153,6 +155,8 @@ def _rows(place: Place) -> list[Row]:
     scene = place.scene()
     fixed, at_best = _fixed_cuts(place, "fixed", scene, place.rounds)
     found += fixed
+    best_cut = int(at_best.cut[0, 0])
+    at_best_cut = dataclasses.replace(scene, cut=np.full(CLIENTS, best_cut))
     for resplits in (False, True):
         scene, suffix = dataclasses.replace(scene, resplits=resplits), APART if resplits else ""
         fast = simulate(LatencyOnly(resplit=resplits), scene, place.rounds)
@@ -161,6 +165,9 @@ def _rows(place: Place) -> list[Row]:
         like_fixed = _Budgets(LIKE_FIXED[0] * float(at_best.delay_s.mean()), LIKE_FIXED[1] * at_best.joule.mean(axis=0))
         for label, budgets in (("ASFL", tight), ("ASFL at the best fixed cut's delay", like_fixed)):
             found.append(_within(place, label + suffix, scene, budgets, budgets.asfl(resplit=resplits)))
+            if not resplits:  # nothing moves
+                alone = AtOneCut(policy=budgets.asfl(resplit=False), cut=scene.world.profile.cuts[best_cut])
+                found.append(_within(place, label + ONE_CUT, at_best_cut, budgets, alone))
         found.append(_within(place, f"myopic{suffix}", scene, tight, tight.myopic(resplit=resplits)))
     return found
 

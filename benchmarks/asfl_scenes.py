@@ -13,6 +13,8 @@ import numpy as np
 from paper_profiles import vgg16_profile
 
 from lightning_sfl.policies.bound import Bound
+from lightning_sfl.policies.decision import Decision, Policy
+from lightning_sfl.policies.observation import Observation
 from lightning_sfl.policies.simulation import Scene, Trace
 from lightning_sfl.policies.statistics import GradientStatistics
 from lightning_sfl.random import uniforms
@@ -120,6 +122,39 @@ def make_statistics(world: World, moments: Moments) -> GradientStatistics:
     unit = DRIFT_SHARE * TARGET / (4 * (SMOOTHNESS * LEARNING_RATE * STEPS) ** 2)
     variance = VARIANCE_SHARE * TARGET * CLIENTS * BATCH / (SMOOTHNESS * LEARNING_RATE)
     return GradientStatistics(smoothness=SMOOTHNESS, variance=variance, second_moment=unit * share, loss_gap=1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AtOneCut(Policy):
+    """Lets a policy decide as if there were one cut alone: everything else is as it decides.
+
+    Attributes:
+        policy: The policy.
+        cut: Its name.
+    """
+
+    policy: Policy
+    cut: str
+
+    def decide(self, seen: Observation) -> Decision:
+        """See :class:`lightning_sfl.policies.decision.Policy`."""
+        profile = seen.world.profile
+        place = profile.index([self.cut])
+        tables = (
+            field.name for field in dataclasses.fields(profile) if field.name not in ("cuts", "batch_byte", "whole")
+        )
+        there = dataclasses.replace(
+            profile, cuts=(self.cut,), **{name: getattr(profile, name)[place] for name in tables}
+        )
+        moments = dataclasses.replace(seen.statistics, second_moment=seen.statistics.second_moment[place])
+        return self.policy.decide(
+            dataclasses.replace(
+                seen,
+                world=dataclasses.replace(seen.world, profile=there),
+                cut=np.zeros_like(seen.cut),
+                statistics=moments,
+            )
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

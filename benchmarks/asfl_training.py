@@ -10,9 +10,10 @@ hindsight.
 
 ASFL's budgets for a round: 1.5 times the delay and .3 times every client's energy of latency-only (``ASFL``), reckoned
 with layers that move apart or (``in the broadcast``) within it; and 1.0 times the delay and .5 times the energy of the
-best fixed cut (``at best fixed's``), as means over whole runs, the first round at the middle cut included. Joules are
-those of all clients. Every run ends when it has reached the target. A run that is in the folder already is not made
-again.
+best fixed cut (``at best fixed's``), as means over whole runs, the first round at the middle cut included. ``clocks
+and powers alone`` are those of ASFL at the best fixed cut, from the first round on, so that cuts are told apart from
+them. Joules are those of all clients. Every run ends when it has reached the target. A run that is in the folder
+already is not made again.
 
 Speeds are brought to the network's size by the FLOP of a forward pass, bandwidths by its weights, as in
 ``hasfl_training.py``, or by what the first convolution gives (``--sized-by``): a small network has far fewer weights
@@ -71,7 +72,7 @@ class Place:
         cut: str | None = None,
         policy: Policy | None = None,
     ) -> Curve:
-        """A run, at the middle cut unless another one is given."""
+        """A run, at the middle cut unless another one is given, which a policy then has alone."""
         file = f"{self.task}-{self.fading}-{self.sized_by}-{name.replace(' ', '_')}-seed{seed}"
         return made(self.folder / "asfl", file, functools.partial(self._training, seed, algorithm, cut, policy))
 
@@ -88,6 +89,7 @@ class Place:
             algorithm=algorithm,
             cut=None if algorithm == "fedavg" else cut or task.middle_cut,
             policy=policy,
+            cuts=None if cut is None else (cut,),
             until=task.target,
         )
 
@@ -148,13 +150,18 @@ def _of_seed(place: Place, seed: int) -> dict[str, Curve]:
     fast = found["latency only"] = place.run("latency only", seed, policy=LatencyOnly())
     task = TASKS[place.task]
     fixed = {cut: place.run(f"fixed {cut}", seed, cut=cut) for cut in task.cuts}
-    best = found["best fixed cut"] = min(fixed.values(), key=lambda curve: curve.seconds_to(task.target))
+    best_cut = min(fixed, key=lambda cut: fixed[cut].seconds_to(task.target))
+    best = found["best fixed cut"] = fixed[best_cut]
     budgets = _budgets(fast, _DELAY, _ENERGY)
     found["ASFL"] = place.run("ASFL", seed, policy=ASFL(**budgets))
     found["ASFL, in the broadcast"] = place.run("ASFL broadcast", seed, policy=ASFL(**budgets, resplit=False))
+    alone = place.run("ASFL alone", seed, cut=best_cut, policy=ASFL(**budgets))
+    found["ASFL, clocks and powers alone"] = alone
     found["myopic"] = place.run("myopic", seed, policy=Myopic(**budgets))
     budgets = _budgets(best, _DELAY_OF_FIXED, _ENERGY_OF_FIXED)
     found["ASFL, at best fixed's"] = place.run("ASFL at best fixed", seed, policy=ASFL(**budgets))
+    alone = place.run("ASFL alone at best fixed", seed, cut=best_cut, policy=ASFL(**budgets))
+    found["ASFL, at best fixed's, clocks and powers alone"] = alone
     return found
 
 
@@ -176,11 +183,11 @@ def print_table(place: Place, found: Mapping[str, Sequence[Curve]]) -> None:
     """A row per policy or algorithm, and what ASFL saves."""
     target, seeds = TASKS[place.task].target, len(found["ASFL"])
     print(f"\n{place.task}, {place.fading} fading, sized by {place.sized_by}, {seeds} seeds, target {target:.0%}")
-    print(f"{'':>24} {'s to target':>28} {'J to target':>28} {'missed':>7}")
+    print(f"{'':>48} {'s to target':>28} {'J to target':>28} {'missed':>7}")
     for name, each in found.items():
         seconds, joule = [c.seconds_to(target) for c in each], [c.joule_to(target) for c in each]
         missed = sum(not math.isfinite(value) for value in seconds)
-        print(f"{name:>24} {span(seconds):>28} {span(joule):>28} {missed:>7}")
+        print(f"{name:>48} {span(seconds):>28} {span(joule):>28} {missed:>7}")
     for ours in (name for name in found if name.startswith("ASFL")):
         for what, to in (("delay", Curve.seconds_to), ("energy", Curve.joule_to)):
             print(f"    {ours} saves of {what}, %: {_savings(found, ours, target, to)}")

@@ -20,6 +20,7 @@ the best accuracy. RBS+HAMS and RBS+RHAMS are the same where the cut that is bes
 
 import argparse
 import functools
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +65,8 @@ POLICIES: Mapping[str, Callable[[int], Policy]] = {
 }
 UNDER_FADING = ("HASFL", "best uniform")
 """Random choices lose by factors anyhow."""
+BY_MEANS = ", by means"
+"""Where rates change within a round, policies decide by the rates of the instant and, a row each, by their means."""
 
 
 def main() -> None:
@@ -83,17 +86,19 @@ def main() -> None:
 
 def curves(folder: Path, task: str, ranges: str, seeds: int) -> dict[str, list[Curve]]:
     """The curves of every policy, a seed each; made if they are not in the folder."""
-    policies = POLICIES if RANGES[ranges][1] == "none" else {name: POLICIES[name] for name in UNDER_FADING}
-    found: dict[str, list[Curve]] = {name: [] for name in policies}
-    for name, policy in policies.items():
-        for seed in range(seeds):
-            run = f"{task}-{ranges}-{name.replace(' ', '_')}-seed{seed}"
-            training = functools.partial(_training, TASKS[task], ranges, policy, seed)
-            found[name].append(made(folder / "hasfl", run, training))
+    fading = RANGES[ranges][1]
+    names = list(POLICIES if fading == "none" else UNDER_FADING)
+    if fading == "fast":
+        names += [name + BY_MEANS for name in UNDER_FADING]
+    found: dict[str, list[Curve]] = {name: [] for name in names}
+    for name, seed in itertools.product(names, range(seeds)):
+        run = f"{task}-{ranges}-{name.replace(',', '').replace(' ', '_')}-seed{seed}"
+        training = functools.partial(_training, TASKS[task], ranges, name, seed)
+        found[name].append(made(folder / "hasfl", run, training))
     return found
 
 
-def _training(task: Task, ranges: str, policy: Callable[[int], Policy], seed: int) -> Training:
+def _training(task: Task, ranges: str, name: str, seed: int) -> Training:
     return Training(
         task=task,
         environment=environment(task, ranges, seed),
@@ -102,7 +107,8 @@ def _training(task: Task, ranges: str, policy: Callable[[int], Policy], seed: in
         measured_every=MEASURED_EVERY,
         batch_size=FIRST_BATCH,
         cut=task.middle_cut,
-        policy=policy(seed),
+        policy=POLICIES[name.removesuffix(BY_MEANS)](seed),
+        csi="statistical" if name.endswith(BY_MEANS) else "instantaneous",
         until=until(task, ranges),
     )
 
@@ -158,13 +164,13 @@ def print_table(task: str, ranges: str, found: Mapping[str, Sequence[Curve]]) ->
     target, seeds = TASKS[task].target, len(found["HASFL"])
     print(f"\n{task}, {ranges} range, {seeds} seeds, target {target:.0%}")
     heads = ("s to target", "times HASFL", "best accuracy, %")
-    print(f"{'policy':>14} {heads[0]:>28} {heads[1]:>24} {heads[2]:>22} {'missed':>7} {'no decision':>12}")
+    print(f"{'policy':>22} {heads[0]:>28} {heads[1]:>24} {heads[2]:>22} {'missed':>7} {'no decision':>12}")
     for policy, each in found.items():
         seconds = [curve.seconds_to(target) for curve in each]
         best = [100 * max(curve.accuracy) for curve in each if until(TASKS[task], ranges) is None]
         missed = sum(not math.isfinite(value) for value in seconds)
         print(
-            f"{policy:>14} {span(seconds):>28} {span(ratios(found, policy, target)):>24} {span(best):>22} {missed:>7}"
+            f"{policy:>22} {span(seconds):>28} {span(ratios(found, policy, target)):>24} {span(best):>22} {missed:>7}"
             f" {sum(curve.out_of_reach for curve in each):>12}"
         )
 

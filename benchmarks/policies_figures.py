@@ -11,6 +11,7 @@ from training_runs import Curve
 
 _POINTS = 200
 _INCH = 4.2
+_MARKS = "osv^D<>PX*h"  # one more than there are colours
 
 
 def save_accuracy(path: Path, panels: Mapping[str, Mapping[str, Sequence[Curve]]], target: float) -> None:
@@ -26,7 +27,7 @@ def save_accuracy(path: Path, panels: Mapping[str, Mapping[str, Sequence[Curve]]
             axes.fill_between(seconds, best.min(axis=0), best.max(axis=0), color=line.get_color(), alpha=0.15)
         axes.axhline(target, color="grey", linewidth=0.8, linestyle=":")
         axes.set(title=title, xlabel="simulated seconds", ylabel="best accuracy so far", xscale="log")
-    figure.axes[0].legend(fontsize="small")
+        axes.legend(fontsize="x-small")
     _save(figure, path)
 
 
@@ -40,7 +41,7 @@ def save_delay_energy(path: Path, panels: Mapping[str, tuple[Mapping[str, Sequen
             joule = [curve.joule_to(target) for curve in each]
             missed = sum(not np.isfinite(value) for value in seconds)
             label = f"{name} ({missed} missed)" if missed else name
-            axes.plot(seconds, joule, "osv^D<>PX*"[place % 10], label=label, markersize=5)
+            axes.plot(seconds, joule, _MARKS[place % len(_MARKS)], label=label, markersize=5)
         axes.set(title=title, xlabel="simulated seconds to target", ylabel="joules of all clients to target")
         axes.set(xscale="log", yscale="log")
     figure.axes[0].legend(fontsize="x-small")

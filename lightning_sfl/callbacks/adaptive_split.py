@@ -19,9 +19,10 @@ from lightning_sfl.callbacks.observed import ObservedGradients, ObservedRounds
 from lightning_sfl.data.batches import ClientBatches
 from lightning_sfl.policies.decision import Decision, Policy, check
 from lightning_sfl.policies.observation import Observation
+from lightning_sfl.policies.statistics import GradientStatistics
 from lightning_sfl.strategy.split_federated import SplitFederatedStrategy
 from lightning_sfl.world.arrays import FloatArray
-from lightning_sfl.world.channel.seen import as_seen
+from lightning_sfl.world.channel.seen import CSI, as_seen, check_csi
 from lightning_sfl.world.cost.step_cost import Controls
 from lightning_sfl.world.world import World
 
@@ -50,26 +51,32 @@ class AdaptiveSplit(pl.Callback):
         every: Rounds between two decisions.
         cuts: The cuts to choose from, besides those in use; None: every valid one that leaves the server a parameter,
             as far as they lie one behind the other.
+        csi: Whether the policy sees the channel's gains (or rates) of the instant, or their means, which are the better
+            guess where they change while a decision is in force.
 
     Attributes:
         decisions: A row per decision, in the order of ``COLUMNS``.
     """
 
-    def __init__(self, policy: Policy, *, every: int = 1, cuts: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, policy: Policy, *, every: int = 1, cuts: Sequence[str] | None = None, csi: CSI = "instantaneous"
+    ) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"every={every!r} is not accepted: give an integer of at least 1, in rounds.")
         if not callable(getattr(policy, "decide", None)):
             raise ValueError(f"policy={policy!r} is not accepted: it has no decide(observation).")
         if cuts is not None and (isinstance(cuts, str) or not cuts or len(set(cuts)) < len(cuts)):
             raise ValueError(f"cuts={cuts!r} is not accepted: give several cuts, each once, or None.")
+        check_csi(csi)
         self.policy = policy
         self.every = every
         self.cuts = cuts
+        self.csi = csi
         self.decisions: list[list[Any]] = []
         self._memory: Mapping[str, Any] = {}
         self._gradients, self._rounds = ObservedGradients(), ObservedRounds()
         self._knows_cuts = False
-        self._said_assumed = False
+        self._said_assumed = self._said_stale = False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -93,7 +100,7 @@ class AdaptiveSplit(pl.Callback):
             )
         self.decisions, self._memory = [], {}
         self._gradients, self._rounds = ObservedGradients(), ObservedRounds()
-        self._knows_cuts, self._said_assumed = False, False
+        self._knows_cuts = self._said_assumed = self._said_stale = False
 
     @override
     def on_train_batch_start(
@@ -153,25 +160,18 @@ class AdaptiveSplit(pl.Callback):
     ) -> Observation:
         clients = strategy.participants(range(round, round + self.every))
         statistics = self._gradients.statistics(module, strategy, world.profile)
-        if not statistics.is_measured and not self._said_assumed:
-            self._said_assumed = True
-            rank_zero_info(
-                f"{type(self.policy).__name__} decides before all statistics of the gradients were measured; defaults"
-                " stand in for them (lightning_sfl.policies.statistics.assumed)."
-            )
+        self._say_once(world, statistics)
         now = strategy.in_force()
         assert now.cut is not None
         assert now.batch_size is not None
         place = np.array(clients)
         held = {name: getattr(now, name) for name in ("transmit_power_watt", "clock_hz", "bandwidth_hz")}
         own = {name: None if values is None else np.array(values)[place] for name, values in held.items()}
-        seconds = monitor.clock.seconds
+        channel = as_seen(world.channel, strategy.num_clients, round=round, start_s=monitor.clock.seconds, csi=self.csi)
         return Observation(
             round=round,
             rounds=self.every,
-            world=dataclasses.replace(
-                world, channel=as_seen(world.channel, strategy.num_clients, round=round, start_s=seconds)
-            ),
+            world=dataclasses.replace(world, channel=channel),
             clients=place,
             samples=np.array([strategy.samples_held(client) for client in clients]),
             cut=world.profile.index([now.cut[client] for client in clients]),
@@ -187,6 +187,23 @@ class AdaptiveSplit(pl.Callback):
             passed=self._rounds.taken(),
             memory=self._memory,
         )
+
+    def _say_once(self, world: World, statistics: GradientStatistics) -> None:
+        """What a decision goes by that may be otherwise than one would think."""
+        policy = type(self.policy).__name__
+        if not statistics.is_measured and not self._said_assumed:
+            self._said_assumed = True
+            rank_zero_info(
+                f"{policy} decides before all statistics of the gradients were measured; defaults stand in for them"
+                " (lightning_sfl.policies.statistics.assumed)."
+            )
+        if self.csi == "instantaneous" and world.channel.varies_within_round and not self._said_stale:
+            self._said_stale = True
+            rank_zero_info(
+                f"{policy} decides by the channel's state at an instant, but the channel changes within a round, so"
+                " that decisions may be stale when bits are sent; AdaptiveSplit(..., csi='statistical') goes by its"
+                " mean."
+            )
 
     def _note(self, trainer: pl.Trainer, module: pl.LightningModule, seen: Observation, decision: Decision) -> None:
         """Log a decision, and keep its row."""

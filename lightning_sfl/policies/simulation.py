@@ -10,7 +10,7 @@ from lightning_sfl.policies.decision import Policy, check
 from lightning_sfl.policies.observation import Observation, Passed
 from lightning_sfl.policies.statistics import GradientStatistics, assumed
 from lightning_sfl.world.arrays import FloatArray, IntArray
-from lightning_sfl.world.channel.seen import as_seen
+from lightning_sfl.world.channel.seen import CSI, as_seen, check_csi
 from lightning_sfl.world.cost.participation import Participation
 from lightning_sfl.world.cost.step_cost import Controls
 from lightning_sfl.world.world import Ends, World
@@ -64,14 +64,16 @@ class Trace:
     figures: Sequence[Mapping[str, float]]
 
 
-def simulate(policy: Policy, scene: Scene, rounds: int, *, every: int = 1) -> Trace:
+def simulate(policy: Policy, scene: Scene, rounds: int, *, every: int = 1, csi: CSI = "instantaneous") -> Trace:
     """Let a policy decide for some rounds, every so many of them.
 
-    A decision is made on the channel of its first round as it is seen then; every round is charged on the true one.
+    A decision is made on the channel of its first round as it is seen then, or on its means; every round is charged on
+    the true one.
 
     Raises:
         ValueError: What is decided is not accepted.
     """
+    check_csi(csi)
     world, everybody = scene.world, np.arange(len(scene.cut))
     samples = np.full(len(everybody), _PLENTY) if scene.samples is None else scene.samples
     statistics = scene.statistics or assumed(world.profile, world.profile.update_parameters.astype(np.float64))
@@ -89,7 +91,7 @@ def simulate(policy: Policy, scene: Scene, rounds: int, *, every: int = 1) -> Tr
                 round=round,
                 rounds=min(every, rounds - round),
                 world=dataclasses.replace(
-                    world, channel=as_seen(world.channel, len(everybody), round=round, start_s=start_s)
+                    world, channel=as_seen(world.channel, len(everybody), round=round, start_s=start_s, csi=csi)
                 ),
                 clients=who.clients,
                 samples=samples[who.clients],

@@ -1,6 +1,7 @@
 """Policies in real fits: what they see, what changes, what is refused, and what a resumed run remembers."""
 
 import csv
+import dataclasses
 import itertools
 import logging
 import math
@@ -17,6 +18,8 @@ from lightning_sfl import Allocation, SplitFederatedStrategy
 from lightning_sfl.callbacks import AdaptiveSplit, EfficiencyMonitor
 from lightning_sfl.policies.decision import Decision
 from lightning_sfl.policies.moments import GradientMoments
+from lightning_sfl.world.channel.fading import FastRayleigh
+from lightning_sfl.world.environments import wei_chen
 
 
 class Keeps:
@@ -94,6 +97,31 @@ def test_every_other_round():
     assert watches.steps[3][1] == ["model.2"] * 4
     assert adaptive.policy.seen[0].world.profile.cuts == ("model.1", "model.2", "model.3")  # the one in use as well
     assert watches.steps[4][1] == ["model.1", "model.2", "model.3", "model.1"]
+
+
+def test_a_policy_sees_gains_of_the_instant_or_their_means():
+    """``wei_chen`` fades from round to round."""
+    mean = wei_chen(4, seed=0).channel.uplink_gain
+    for csi, differ in (("instantaneous", True), ("statistical", False)):
+        adaptive = AdaptiveSplit(Keeps(), csi=csi)
+        run(adaptive, monitor=EfficiencyMonitor(environment=wei_chen(4, seed=0)))
+        seen = [found.world.channel.uplink_gain for found in adaptive.policy.seen]
+        assert len(seen) == 4
+        assert all((gain != mean).all() == differ for gain in seen)
+        assert all((gain == mean).all() != differ for gain in seen)
+
+
+@pytest.mark.parametrize(
+    ("fast", "csi", "times"), [(True, "instantaneous", 1), (True, "statistical", 0), (False, "instantaneous", 0)]
+)
+def test_decisions_that_may_be_stale_are_said_to_be_once(fast, csi, times, caplog):
+    environment = wei_chen(4, seed=0)
+    if fast:
+        channel = dataclasses.replace(environment.channel, fading=FastRayleigh(coherence_s=0.01))
+        environment = dataclasses.replace(environment, channel=channel)
+    with caplog.at_level(logging.INFO):
+        run(AdaptiveSplit(Keeps(), csi=csi), monitor=EfficiencyMonitor(environment=environment))
+    assert sum("may be stale when bits are sent" in record.message for record in caplog.records) == times
 
 
 @pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning", "ho_sfl"])
@@ -267,6 +295,7 @@ def test_a_stopped_run_decides_as_one_that_was_not(tmp_path, stop):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"csi": "mean"}, "csi='mean' is not accepted: give one of 'instantaneous', 'statistical'"),
         ({"every": 0}, "every=0 is not accepted: give an integer of at least 1, in rounds"),
         ({"every": True}, "every=True"),
         ({"policy": None}, "policy=None is not accepted: it has no decide"),

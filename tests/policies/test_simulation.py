@@ -99,6 +99,19 @@ def test_the_channel_that_is_seen_stands_still_and_is_that_of_the_round():
     assert policy.seen[1].world.channel.fading != world.channel.fading
 
 
+def test_by_statistical_state_information_means_are_seen_and_the_truth_is_charged():
+    """What is seen has the mean gains in every round. The decisions are no others, so that neither are the costs."""
+    world = halvable(faded())
+    by_means, by_instants = Recorder(), Recorder()
+    trace = simulate(by_means, drawn_worlds.scene(world), 3, csi="statistical")
+    assert all((seen.world.channel.uplink_gain == world.channel.uplink_gain).all() for seen in by_means.seen)
+    assert all((seen.world.channel.downlink_gain == world.channel.downlink_gain).all() for seen in by_means.seen)
+    assert (trace.delay_s == simulate(by_instants, drawn_worlds.scene(world), 3).delay_s).all()
+    assert (by_instants.seen[1].world.channel.uplink_gain != world.channel.uplink_gain).all()
+    with pytest.raises(ValueError, match="csi='mean' is not accepted: give one of 'instantaneous', 'statistical'"):
+        simulate(Recorder(), drawn_worlds.scene(world), 1, csi="mean")
+
+
 def test_in_split_learning_a_round_is_a_turn():
     world = dataclasses.replace(faded(), algorithm="split_learning")
     trace = simulate(Fixed(cut="layer1"), drawn_worlds.scene(world), 4)

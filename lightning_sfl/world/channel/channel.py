@@ -63,6 +63,9 @@ class Channel(Protocol):
     def downlink_bit_per_s(self, seen: Transmission) -> FloatArray:
         """The downlink rate as it is seen at ``start_s``, shape (K,)."""
 
+    def on_average(self) -> "Channel":
+        """The steady channel that has this one's mean gains; where rates are given, their means."""
+
     def check(self, num_clients: int) -> None:
         """Raise a ValueError if the channel is for fewer clients than there are."""
 

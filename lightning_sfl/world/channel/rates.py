@@ -62,6 +62,12 @@ class RateChannel:
         """See :meth:`Channel.downlink_bit_per_s`."""
         return self._rate(seen, self.mean_downlink_bit_per_s, self.downlink_sigma_bit_per_s, "downlink")
 
+    def on_average(self) -> "RateChannel":
+        """See :meth:`Channel.on_average`."""
+        return RateChannel(
+            mean_uplink_bit_per_s=self.mean_uplink_bit_per_s, mean_downlink_bit_per_s=self.mean_downlink_bit_per_s
+        )
+
     def check(self, num_clients: int) -> None:
         """See :meth:`Channel.check`."""
         check_clients("RateChannel", len(self.mean_uplink_bit_per_s), num_clients)

@@ -9,6 +9,7 @@ import numpy as np
 from lightning_sfl.random import uniforms
 from lightning_sfl.world.arrays import FloatArray, read_only
 from lightning_sfl.world.channel.channel import Transmission, refuse_allocation
+from lightning_sfl.world.channel.rates import RateChannel
 from lightning_sfl.world.checks import check_clients
 
 
@@ -162,6 +163,15 @@ class TraceChannel:
     def downlink_bit_per_s(self, seen: Transmission) -> FloatArray:
         """See :meth:`Channel.downlink_bit_per_s`."""
         return self._each(self.downlink, seen, _mean_of_last_second)
+
+    def on_average(self) -> RateChannel:
+        """See :meth:`Channel.on_average`: the mean rates of whole traces."""
+        clients = range(len(self.offset_s))
+        up, down = (
+            np.array([traces[client % len(traces)].mean_bit_per_s for client in clients])
+            for traces in (self.uplink, self.downlink)
+        )
+        return RateChannel(mean_uplink_bit_per_s=up, mean_downlink_bit_per_s=down)
 
     def check(self, num_clients: int) -> None:
         """See :meth:`Channel.check`."""

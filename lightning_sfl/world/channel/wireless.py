@@ -174,6 +174,10 @@ class WirelessChannel:
         """See :meth:`Channel.downlink_bit_per_s`."""
         return self._rate_seen(seen, self._downlink(seen), "downlink")
 
+    def on_average(self) -> "WirelessChannel":
+        """See :meth:`Channel.on_average`. A fading channel's mean rate is below that of its mean gain."""
+        return dataclasses.replace(self, fading=Static())
+
     def check(self, num_clients: int) -> None:
         """See :meth:`Channel.check`."""
         check_clients("WirelessChannel", len(self.uplink_gain), num_clients)
