@@ -17,7 +17,8 @@ powers at the best fixed cut ("clocks and powers alone").
 
 Devices are those of the named environments; ``wide`` is ``wei_chen`` with devices of 0.05 to 0.5 TFLOPS and bands that
 have 10 to 80 Mbit/s up and 360 to 380 down at the mean gain. Fading stays for a round (block), or is drawn anew about
-twenty times in one, so that what was decided by is soon out of date (fast). Medians and ranges over seeds, which draw
+twenty times in one, so that what was decided by is soon out of date (fast), unless it was mean gains ("by means").
+Medians and ranges over seeds, which draw
 devices and fading; what is saved is compared seed by seed. Last, ASFL with several V, in which layers have like second
 moments: the mean drift Φ, the queues in the second half of the rounds, and the shares of the budgets that are used.
 What is in the folder is not made again.
@@ -29,7 +30,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from asfl_runs import APART, ONE_CUT, Point, Row, cost_rows, trade_off_points
+from asfl_runs import APART, BY_MEANS, ONE_CUT, Point, Row, cost_rows, trade_off_points
 from asfl_scenes import CLIENTS, COHERENCE_S, PLACES, FadingName
 
 FIVE = ("FedAvg", "split learning, best cut", "SplitFed-V1, best cut", "SplitFed-V2, best cut", "latency only")
@@ -91,7 +92,8 @@ def savings(rows: Sequence[Row]) -> list[Saving]:
         here = {
             row.policy: row for row in rows if (row.environment, row.fading, row.seed) == (environment, fading, seed)
         }
-        for name in (ours + suffix for suffix in ("", ONE_CUT, APART) for ours in OURS):
+        names = (ours + suffix for suffix in ("", ONE_CUT, BY_MEANS, APART) for ours in OURS)
+        for name in filter(here.__contains__, names):
             apart = APART if name.endswith(APART) else ""
             five = [here[label + (apart if label == "latency only" else "")] for label in FIVE]
             for what, of in TOTALS.items():

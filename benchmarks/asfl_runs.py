@@ -18,6 +18,7 @@ from lightning_sfl.policies.latency_only import LatencyOnly
 from lightning_sfl.policies.myopic import Myopic
 from lightning_sfl.policies.simulation import Scene, Trace, simulate
 from lightning_sfl.world.arrays import FloatArray
+from lightning_sfl.world.channel.seen import CSI
 
 ALGORITHMS = {"split learning": "split_learning", "SplitFed-V1": "splitfed_v1", "SplitFed-V2": "splitfed_v2"}
 TIGHT = (1.5, 0.3)  # budgets of delay and energy, times what latency-only takes
@@ -26,6 +27,8 @@ TRADE_OFFS = (0.1, 1.0, 10.0, 100.0)
 APART = ", re-split apart"
 ONE_CUT = ", clocks and powers alone"
 """All at the best fixed cut in hindsight."""
+BY_MEANS = ", by means"
+"""Deciding by the channel's mean gains."""
 _HOPEFUL = 3  # cuts that are tried in all rounds, after all of them in an eighth
 
 
@@ -155,20 +158,29 @@ def _rows(place: Place) -> list[Row]:
     scene = place.scene()
     fixed, at_best = _fixed_cuts(place, "fixed", scene, place.rounds)
     found += fixed
-    best_cut = int(at_best.cut[0, 0])
-    at_best_cut = dataclasses.replace(scene, cut=np.full(CLIENTS, best_cut))
     for resplits in (False, True):
-        scene, suffix = dataclasses.replace(scene, resplits=resplits), APART if resplits else ""
-        fast = simulate(LatencyOnly(resplit=resplits), scene, place.rounds)
-        found.append(_row(place, f"latency only{suffix}", scene, fast))
-        tight = _Budgets(TIGHT[0] * float(np.median(fast.delay_s)), TIGHT[1] * np.median(fast.joule, axis=0))
-        like_fixed = _Budgets(LIKE_FIXED[0] * float(at_best.delay_s.mean()), LIKE_FIXED[1] * at_best.joule.mean(axis=0))
-        for label, budgets in (("ASFL", tight), ("ASFL at the best fixed cut's delay", like_fixed)):
-            found.append(_within(place, label + suffix, scene, budgets, budgets.asfl(resplit=resplits)))
-            if not resplits:  # nothing moves
-                alone = AtOneCut(policy=budgets.asfl(resplit=False), cut=scene.world.profile.cuts[best_cut])
-                found.append(_within(place, label + ONE_CUT, at_best_cut, budgets, alone))
-        found.append(_within(place, f"myopic{suffix}", scene, tight, tight.myopic(resplit=resplits)))
+        found += _decided(place, dataclasses.replace(scene, resplits=resplits), at_best)
+    return found
+
+
+def _decided(place: Place, scene: Scene, at_best: Trace) -> list[Row]:
+    """By policies, of which ASFL has latency-only's delay and energy and the best fixed cut's to go by."""
+    suffix = APART if scene.resplits else ""
+    fast = simulate(LatencyOnly(resplit=scene.resplits), scene, place.rounds)
+    found = [_row(place, f"latency only{suffix}", scene, fast)]
+    tight = _Budgets(TIGHT[0] * float(np.median(fast.delay_s)), TIGHT[1] * np.median(fast.joule, axis=0))
+    like_fixed = _Budgets(LIKE_FIXED[0] * float(at_best.delay_s.mean()), LIKE_FIXED[1] * at_best.joule.mean(axis=0))
+    for label, budgets in (("ASFL", tight), ("ASFL at the best fixed cut's delay", like_fixed)):
+        policy = budgets.asfl(resplit=scene.resplits)
+        found.append(_within(place, label + suffix, scene, budgets, policy))
+        if not scene.resplits:
+            best_cut = int(at_best.cut[0, 0])
+            there = dataclasses.replace(scene, cut=np.full(CLIENTS, best_cut))
+            alone = AtOneCut(policy=policy, cut=scene.world.profile.cuts[best_cut])
+            found.append(_within(place, label + ONE_CUT, there, budgets, alone))
+        if not scene.resplits and place.fading == "fast":
+            found.append(_within(place, label + BY_MEANS, scene, budgets, policy, csi="statistical"))
+    found.append(_within(place, f"myopic{suffix}", scene, tight, tight.myopic(resplit=scene.resplits)))
     return found
 
 
@@ -209,8 +221,10 @@ class _Budgets:
         return Myopic(delay_budget_s=self.delay_s, energy_budget_joule=self.joule.tolist(), resplit=resplit)
 
 
-def _within(place: Place, label: str, scene: Scene, budgets: _Budgets, policy: Policy) -> Row:
-    trace = simulate(policy, scene, place.rounds)
+def _within(
+    place: Place, label: str, scene: Scene, budgets: _Budgets, policy: Policy, csi: CSI = "instantaneous"
+) -> Row:
+    trace = simulate(policy, scene, place.rounds, csi=csi)
     energy = trace.joule.mean(axis=0) / budgets.joule
     return dataclasses.replace(
         _row(place, label, scene, trace),

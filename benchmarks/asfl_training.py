@@ -4,16 +4,15 @@
 
 On digits and on 5,000 images of CIFAR-10, with small networks of five cuts (``training_tasks.py``): 20 clients of
 ``wei_chen``, IID, batches of 16, rounds of 15 steps (in split learning turns of as many), a decision with every round.
-FedAvg has no cut; split learning, SplitFed-V1 and V2 stand at the middle one. The five baselines are our choice, as the
-paper's are not known. Best of the fixed cuts of ``splitfed_shared`` is that which reaches the target soonest, in
-hindsight.
+FedAvg has no cut; split learning, SplitFed-V1 and V2 stand at the middle one, where policies begin, as the first round
+is nobody's decision; or, with ``--start fastest``, at the cut that makes a round shortest, which is known before
+training. The five baselines are our choice, as the paper's are not known. Best of the fixed cuts of
+``splitfed_shared`` is that which reaches the target soonest, in hindsight.
 
 ASFL's budgets for a round: 1.5 times the delay and .3 times every client's energy of latency-only (``ASFL``), reckoned
 with layers that move apart or (``in the broadcast``) within it; and 1.0 times the delay and .5 times the energy of the
-best fixed cut (``at best fixed's``), as means over whole runs, the first round at the middle cut included. ``clocks
-and powers alone`` are those of ASFL at the best fixed cut, from the first round on, so that cuts are told apart from
-them. Joules are those of all clients. Every run ends when it has reached the target. A run that is in the folder
-already is not made again.
+best fixed cut (``at best fixed's``), as means over whole runs, the first round included. Joules are those of all
+clients. Every run ends when it has reached the target. A run that is in the folder already is not made again.
 
 Speeds are brought to the network's size by the FLOP of a forward pass, bandwidths by its weights, as in
 ``hasfl_training.py``, or by what the first convolution gives (``--sized-by``): a small network has far fewer weights
@@ -43,9 +42,8 @@ from lightning_sfl.world.environments import Environment, make_environment
 
 BATCH, COHERENCE_S = 16, 0.01
 BASELINES = ("FedAvg", "split learning", "SplitFed-V1", "SplitFed-V2", "latency only")
-FADINGS, SIZES = ("block", "fast"), ("weights", "features")
-_ALGORITHMS = {
-    "FedAvg": "fedavg",
+FADINGS, SIZES, STARTS = ("block", "fast"), ("weights", "features"), ("middle", "fastest")
+_CUT_ALGORITHMS = {
     "split learning": "split_learning",
     "SplitFed-V1": "splitfed_v1",
     "SplitFed-V2": "splitfed_v2",
@@ -63,6 +61,7 @@ class Place:
     task: str
     fading: str
     sized_by: str
+    start: str
 
     def run(
         self,
@@ -72,7 +71,7 @@ class Place:
         cut: str | None = None,
         policy: Policy | None = None,
     ) -> Curve:
-        """A run, at the middle cut unless another one is given, which a policy then has alone."""
+        """A run, at the middle cut unless another one is given."""
         file = f"{self.task}-{self.fading}-{self.sized_by}-{name.replace(' ', '_')}-seed{seed}"
         return made(self.folder / "asfl", file, functools.partial(self._training, seed, algorithm, cut, policy))
 
@@ -89,7 +88,6 @@ class Place:
             algorithm=algorithm,
             cut=None if algorithm == "fedavg" else cut or task.middle_cut,
             policy=policy,
-            cuts=None if cut is None else (cut,),
             until=task.target,
         )
 
@@ -127,12 +125,15 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=tuple(TASKS))
     parser.add_argument("--fadings", nargs="+", choices=FADINGS, default=("block",))
     parser.add_argument("--sized-by", choices=SIZES, default="weights")
+    parser.add_argument("--start", choices=STARTS, default="middle")
     options = parser.parse_args()
     torch.set_num_threads(1)
     quiet()
     for task in options.tasks:
         for fading in options.fadings:
-            place = Place(folder=options.output, task=task, fading=fading, sized_by=options.sized_by)
+            place = Place(
+                folder=options.output, task=task, fading=fading, sized_by=options.sized_by, start=options.start
+            )
             print_table(place, curves(place, options.seeds))
 
 
@@ -146,22 +147,26 @@ def curves(place: Place, seeds: int) -> dict[str, list[Curve]]:
 
 
 def _of_seed(place: Place, seed: int) -> dict[str, Curve]:
-    found = {name: place.run(name, seed, algorithm) for name, algorithm in _ALGORITHMS.items()}
-    fast = found["latency only"] = place.run("latency only", seed, policy=LatencyOnly())
     task = TASKS[place.task]
     fixed = {cut: place.run(f"fixed {cut}", seed, cut=cut) for cut in task.cuts}
-    best_cut = min(fixed, key=lambda cut: fixed[cut].seconds_to(task.target))
-    best = found["best fixed cut"] = fixed[best_cut]
+    best = min(fixed.values(), key=lambda curve: curve.seconds_to(task.target))
+    fastest = min(fixed, key=lambda cut: fixed[cut].seconds[-1] / fixed[cut].step[-1])
+
+    def run(name: str, algorithm: str = "splitfed_shared", policy: Policy | None = None) -> Curve:
+        if place.start == "middle":
+            return place.run(name, seed, algorithm, policy=policy)
+        return place.run(f"{name} from fastest", seed, algorithm, cut=fastest, policy=policy)
+
+    found = {"FedAvg": place.run("FedAvg", seed, "fedavg")}
+    found |= {name: run(name, algorithm) for name, algorithm in _CUT_ALGORITHMS.items()}
+    fast = found["latency only"] = run("latency only", policy=LatencyOnly())
+    found["best fixed cut"] = best
     budgets = _budgets(fast, _DELAY, _ENERGY)
-    found["ASFL"] = place.run("ASFL", seed, policy=ASFL(**budgets))
-    found["ASFL, in the broadcast"] = place.run("ASFL broadcast", seed, policy=ASFL(**budgets, resplit=False))
-    alone = place.run("ASFL alone", seed, cut=best_cut, policy=ASFL(**budgets))
-    found["ASFL, clocks and powers alone"] = alone
-    found["myopic"] = place.run("myopic", seed, policy=Myopic(**budgets))
+    found["ASFL"] = run("ASFL", policy=ASFL(**budgets))
+    found["ASFL, in the broadcast"] = run("ASFL broadcast", policy=ASFL(**budgets, resplit=False))
+    found["myopic"] = run("myopic", policy=Myopic(**budgets))
     budgets = _budgets(best, _DELAY_OF_FIXED, _ENERGY_OF_FIXED)
-    found["ASFL, at best fixed's"] = place.run("ASFL at best fixed", seed, policy=ASFL(**budgets))
-    alone = place.run("ASFL alone at best fixed", seed, cut=best_cut, policy=ASFL(**budgets))
-    found["ASFL, at best fixed's, clocks and powers alone"] = alone
+    found["ASFL, at best fixed's"] = run("ASFL at best fixed", policy=ASFL(**budgets))
     return found
 
 
@@ -182,12 +187,13 @@ def _budgets(curve: Curve, delay: float, energy: float) -> _Budgets:
 def print_table(place: Place, found: Mapping[str, Sequence[Curve]]) -> None:
     """A row per policy or algorithm, and what ASFL saves."""
     target, seeds = TASKS[place.task].target, len(found["ASFL"])
-    print(f"\n{place.task}, {place.fading} fading, sized by {place.sized_by}, {seeds} seeds, target {target:.0%}")
-    print(f"{'':>48} {'s to target':>28} {'J to target':>28} {'missed':>7}")
+    print(f"\n{place.task}, {place.fading} fading, sized by {place.sized_by}, from the {place.start} cut,", end=" ")
+    print(f"{seeds} seeds, target {target:.0%}")
+    print(f"{'':>24} {'s to target':>28} {'J to target':>28} {'missed':>7}")
     for name, each in found.items():
         seconds, joule = [c.seconds_to(target) for c in each], [c.joule_to(target) for c in each]
         missed = sum(not math.isfinite(value) for value in seconds)
-        print(f"{name:>48} {span(seconds):>28} {span(joule):>28} {missed:>7}")
+        print(f"{name:>24} {span(seconds):>28} {span(joule):>28} {missed:>7}")
     for ours in (name for name in found if name.startswith("ASFL")):
         for what, to in (("delay", Curve.seconds_to), ("energy", Curve.joule_to)):
             print(f"    {ours} saves of {what}, %: {_savings(found, ours, target, to)}")

@@ -92,11 +92,11 @@ def hasfl_trained(output: Path, seeds: int, tasks: list[str]) -> None:
 def asfl_trained(output: Path, seeds: int, tasks: list[str]) -> None:
     """ASFL in real training."""
     panels = {}
-    for task, sized_by in itertools.product(tasks, asfl_training.SIZES):
-        place = asfl_training.Place(folder=output, task=task, fading="block", sized_by=sized_by)
+    for task, sized_by, start in itertools.product(tasks, asfl_training.SIZES, asfl_training.STARTS):
+        place = asfl_training.Place(folder=output, task=task, fading="block", sized_by=sized_by, start=start)
         curves = asfl_training.curves(place, seeds)
         asfl_training.print_table(place, curves)
-        panels[f"{task}, sized by {sized_by}"] = (curves, TASKS[task].target)
+        panels[f"{task}, sized by {sized_by}, from the {start} cut"] = (curves, TASKS[task].target)
     save_delay_energy(output / "asfl_training.svg", panels)
 
 

@@ -35,7 +35,6 @@ class Training:
         algorithm: The algorithm.
         cut: Everybody's, in the first round or always; None where there is none.
         policy: Who decides all the others; None: nobody.
-        cuts: The cuts to choose from; None: the task's.
         csi: What is known of the channel then.
         until: The accuracy at which it ends, if it is reached before; None: it goes on.
     """
@@ -49,7 +48,6 @@ class Training:
     algorithm: str = "splitfed_shared"
     cut: str | None = None
     policy: Policy | None = None
-    cuts: tuple[str, ...] | None = None
     csi: CSI = "instantaneous"
     until: float | None = None
 
@@ -58,7 +56,6 @@ class Training:
         """What a run is known by, besides its name, which tells task and environment."""
         apart = ("task", "environment", "policy")
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in apart}
-        own["cuts"] = None if self.cuts is None else list(self.cuts)  # as JSON has them
         return {**own, "policy": re.sub(r" at 0x\w+", "", repr(self.policy))}  # functions have addresses
 
 
@@ -122,7 +119,7 @@ def train(training: Training) -> Curve:
     callbacks: list[pl.Callback] = [monitor, measured]
     persistent = None if training.policy is None else _Persistent(training.policy)
     if persistent is not None:
-        callbacks.insert(1, AdaptiveSplit(persistent, cuts=training.cuts or task.cuts, csi=training.csi))
+        callbacks.insert(1, AdaptiveSplit(persistent, cuts=task.cuts, csi=training.csi))
     strategy = SplitFederatedStrategy(
         cut=training.cut,
         algorithm=training.algorithm,

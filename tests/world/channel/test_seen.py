@@ -55,18 +55,18 @@ def test_the_mean_does_not_depend_on_the_instant(fading, round, start_s):
 
 @pytest.mark.parametrize("fading", FADINGS)
 def test_the_mean_is_that_of_the_gains_of_many_instants(fading):
-    """The mean of 4,000 factors of Exp(1) is 1 within 5 standard deviations, .08. Gains are had back from rates."""
+    """The mean of 1,000 factors of Exp(1) is 1 within 5 standard deviations, .16."""
     channel = wireless(fading)
 
     def gains(steady):
         found = as_seen(steady, 3, round=0, start_s=0.0)
         return np.stack([found.uplink_gain, found.downlink_gain])
 
-    instants = range(4000)
+    instants = range(1000)
     states = [as_seen(channel, 3, round=place, start_s=place * 0.5 + 0.25) for place in instants]
     mean = np.mean([gains(state) for state in states], axis=0)
     expected = gains(as_seen(channel, 3, round=7, start_s=3.0, csi="statistical"))
-    assert mean == pytest.approx(expected, rel=0.08)
+    assert mean == pytest.approx(expected, rel=0.16)
     assert expected.tolist() == [[1e-9, 2e-9, 4e-9], [4e-9, 2e-9, 1e-9]]
 
 
