@@ -18,10 +18,9 @@ powers at the best fixed cut ("clocks and powers alone").
 Devices are those of the named environments; ``wide`` is ``wei_chen`` with devices of 0.05 to 0.5 TFLOPS and bands that
 have 10 to 80 Mbit/s up and 360 to 380 down at the mean gain. Fading stays for a round (block), or is drawn anew about
 twenty times in one, so that what was decided by is soon out of date (fast), unless it was mean gains ("by means").
-Medians and ranges over seeds, which draw
-devices and fading; what is saved is compared seed by seed. Last, ASFL with several V, in which layers have like second
-moments: the mean drift Φ, the queues in the second half of the rounds, and the shares of the budgets that are used.
-What is in the folder is not made again.
+Medians and ranges over seeds, which draw devices and fading; what is saved is compared seed by seed. Last, ASFL with
+several V, in which layers have like second moments: the mean drift Φ, the queues in the second half of the rounds, and
+the shares of the budgets that are used. What is in the folder is not made again.
 """
 
 import argparse
@@ -92,8 +91,8 @@ def savings(rows: Sequence[Row]) -> list[Saving]:
         here = {
             row.policy: row for row in rows if (row.environment, row.fading, row.seed) == (environment, fading, seed)
         }
-        names = (ours + suffix for suffix in ("", ONE_CUT, BY_MEANS, APART) for ours in OURS)
-        for name in filter(here.__contains__, names):
+        suffixes = ["", ONE_CUT, APART, *([BY_MEANS] if fading == "fast" else [])]
+        for name in (ours + suffix for suffix in suffixes for ours in OURS):
             apart = APART if name.endswith(APART) else ""
             five = [here[label + (apart if label == "latency only" else "")] for label in FIVE]
             for what, of in TOTALS.items():
@@ -121,7 +120,7 @@ def print_rows(rows: Sequence[Row]) -> None:
         coherence = f", {COHERENCE_S[environment]} s of coherence" if fading == "fast" else ""
         print(f"\n{environment}, fading: {fading}{coherence}; {CLIENTS} clients, {seeds} seeds")
         print(
-            f"{'policy':>50} {'cut':>5} {'s/round':>22} {'J/round':>22} {'total s':>26} {'total J':>26}"
+            f"{'policy':>60} {'cut':>5} {'s/round':>22} {'J/round':>22} {'total s':>26} {'total J':>26}"
             f" {'of delay':>17} {'of energy (most)':>24}"
         )
         for policy in dict.fromkeys(row.policy for row in here):
@@ -132,7 +131,7 @@ def print_rows(rows: Sequence[Row]) -> None:
                 most = [row.most_energy_share for row in own if row.most_energy_share is not None]
                 budgets = f" {span(delays, '.2f'):>17} {span(energies, '.2f'):>17} ({statistics.median(most):.2f})"
             print(
-                f"{policy:>50} {statistics.median(row.cut for row in own):>5.1f}"
+                f"{policy:>60} {statistics.median(row.cut for row in own):>5.1f}"
                 f" {span([row.round_s for row in own]):>22} {span([row.round_joule for row in own]):>22}"
                 f" {span([row.total_s for row in own]):>26} {span([row.total_joule for row in own]):>26}{budgets}"
             )
@@ -142,7 +141,7 @@ def print_savings(found: Sequence[Saving]) -> None:
     """In percent."""
     print("\nWhat ASFL saves, in percent; negative: takes more")
     print(
-        f"{'environment':>15} {'policy':>50} {'what':>7} {'worst of five':>20} {'their median':>20}"
+        f"{'environment':>15} {'policy':>60} {'what':>7} {'worst of five':>20} {'their median':>20}"
         f" {'best fixed cut':>20}"
     )
     for key in dict.fromkeys((each.environment, each.fading, each.policy, each.what) for each in found):
@@ -155,7 +154,7 @@ def print_savings(found: Sequence[Saving]) -> None:
                 [each.best_fixed for each in own],
             )
         ]
-        print(f"{key[0] + ', ' + key[1]:>15} {key[2]:>50} {key[3]:>7} {spans[0]:>20} {spans[1]:>20} {spans[2]:>20}")
+        print(f"{key[0] + ', ' + key[1]:>15} {key[2]:>60} {key[3]:>7} {spans[0]:>20} {spans[1]:>20} {spans[2]:>20}")
 
 
 def print_points(points: Sequence[Point]) -> None:

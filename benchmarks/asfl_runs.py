@@ -173,12 +173,13 @@ def _decided(place: Place, scene: Scene, at_best: Trace) -> list[Row]:
     for label, budgets in (("ASFL", tight), ("ASFL at the best fixed cut's delay", like_fixed)):
         policy = budgets.asfl(resplit=scene.resplits)
         found.append(_within(place, label + suffix, scene, budgets, policy))
-        if not scene.resplits:
-            best_cut = int(at_best.cut[0, 0])
-            there = dataclasses.replace(scene, cut=np.full(CLIENTS, best_cut))
-            alone = AtOneCut(policy=policy, cut=scene.world.profile.cuts[best_cut])
-            found.append(_within(place, label + ONE_CUT, there, budgets, alone))
-        if not scene.resplits and place.fading == "fast":
+        if scene.resplits:
+            continue
+        best_cut = int(at_best.cut[0, 0])
+        there = dataclasses.replace(scene, cut=np.full(CLIENTS, best_cut))
+        alone = AtOneCut(policy=policy, cut=scene.world.profile.cuts[best_cut])
+        found.append(_within(place, label + ONE_CUT, there, budgets, alone))
+        if place.fading == "fast":
             found.append(_within(place, label + BY_MEANS, scene, budgets, policy, csi="statistical"))
     found.append(_within(place, f"myopic{suffix}", scene, tight, tight.myopic(resplit=scene.resplits)))
     return found

@@ -126,7 +126,7 @@ def make_statistics(world: World, moments: Moments) -> GradientStatistics:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AtOneCut(Policy):
-    """Lets a policy decide as if there were one cut alone: everything else is as it decides.
+    """Lets a policy decide about everything but the cut, as if there were one alone.
 
     Attributes:
         policy: The policy.
@@ -137,7 +137,7 @@ class AtOneCut(Policy):
     cut: str
 
     def decide(self, seen: Observation) -> Decision:
-        """See :class:`lightning_sfl.policies.decision.Policy`."""
+        """See :meth:`lightning_sfl.policies.decision.Policy.decide`."""
         profile = seen.world.profile
         place = profile.index([self.cut])
         tables = (

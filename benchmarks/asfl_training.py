@@ -5,8 +5,8 @@
 On digits and on 5,000 images of CIFAR-10, with small networks of five cuts (``training_tasks.py``): 20 clients of
 ``wei_chen``, IID, batches of 16, rounds of 15 steps (in split learning turns of as many), a decision with every round.
 FedAvg has no cut; split learning, SplitFed-V1 and V2 stand at the middle one, where policies begin, as the first round
-is nobody's decision; or, with ``--start fastest``, at the cut that makes a round shortest, which is known before
-training. The five baselines are our choice, as the paper's are not known. Best of the fixed cuts of
+is nobody's decision; or, with ``--start fastest``, at the cut that makes a round shortest, by the seconds of the runs
+at fixed cuts. The five baselines are our choice, as the paper's are not known. Best of the fixed cuts of
 ``splitfed_shared`` is that which reaches the target soonest, in hindsight.
 
 ASFL's budgets for a round: 1.5 times the delay and .3 times every client's energy of latency-only (``ASFL``), reckoned

@@ -8,9 +8,9 @@ decision: everybody is in the middle with batches of 4. Batches are of at most 3
 
 Device ranges are the paper's (1 to 2 TFLOPS, 75 to 80 Mbit/s up) and a wider one (0.05 to 0.5 TFLOPS, 10 to 80 Mbit/s),
 that also with mean rates as wide under block fading and under fast fading, in which a decision is stale when the bits
-are sent. A run ends when it has reached the target; on digits in the paper's range it goes on. As the networks are far
-smaller than the paper's, speeds are divided by what a forward pass has less to do than VGG-16's, and rates by what
-weights are fewer.
+are sent; there every policy decides by means, too, which are rows of their own. A run ends when it has reached the
+target; on digits in the paper's range it goes on. As the networks are far smaller than the paper's, speeds are divided
+by what a forward pass has less to do than VGG-16's, and rates by what weights are fewer.
 
 Where none of a baseline's random choices reaches its target, things stay as they are; how often is said. A run that is
 in the folder already is not made again. Prints, by task, range and policy, medians and extremes over seeds of the
@@ -176,10 +176,14 @@ def print_table(task: str, ranges: str, found: Mapping[str, Sequence[Curve]]) ->
 
 
 def ratios(found: Mapping[str, Sequence[Curve]], policy: str, target: float) -> list[float]:
-    """How many times as long as HASFL a policy takes with the same seed, where both reach the target."""
-    pairs = zip(found[policy], found["HASFL"], strict=True)
-    both = [(curve.seconds_to(target), ours.seconds_to(target)) for curve, ours in pairs]
-    return [theirs / ours for theirs, ours in both if math.isfinite(theirs) and math.isfinite(ours)]
+    """How many times as long as HASFL a policy takes with the same seed, where both reach the target.
+
+    Policies that decide by means are compared with HASFL by means.
+    """
+    ours = "HASFL" + BY_MEANS if policy.endswith(BY_MEANS) else "HASFL"
+    pairs = zip(found[policy], found[ours], strict=True)
+    both = [(curve.seconds_to(target), own.seconds_to(target)) for curve, own in pairs]
+    return [theirs / own for theirs, own in both if math.isfinite(theirs) and math.isfinite(own)]
 
 
 def span(values: Sequence[float]) -> str:

@@ -92,7 +92,7 @@ def hasfl_trained(output: Path, seeds: int, tasks: list[str]) -> None:
 def asfl_trained(output: Path, seeds: int, tasks: list[str]) -> None:
     """ASFL in real training."""
     panels = {}
-    for task, sized_by, start in itertools.product(tasks, asfl_training.SIZES, asfl_training.STARTS):
+    for task, (sized_by, start) in itertools.product(tasks, ASFL_PLACES):
         place = asfl_training.Place(folder=output, task=task, fading="block", sized_by=sized_by, start=start)
         curves = asfl_training.curves(place, seeds)
         asfl_training.print_table(place, curves)
@@ -100,6 +100,8 @@ def asfl_trained(output: Path, seeds: int, tasks: list[str]) -> None:
     save_delay_energy(output / "asfl_training.svg", panels)
 
 
+ASFL_PLACES = (("weights", "middle"), ("weights", "fastest"), ("features", "middle"))
+"""How ASFL's world is brought to a small network's size, and at which cut the first round is."""
 PARTS: Mapping[str, Callable[[Path, int, list[str]], None]] = {
     "hasfl-cost": hasfl_cost,
     "asfl-cost": asfl_cost,

@@ -11,7 +11,7 @@ from training_runs import Curve
 
 _POINTS = 200
 _INCH = 4.2
-_MARKS = "osv^D<>PX*h"  # one more than there are colours
+_MARKS = "osv^D<>PX*"
 
 
 def save_accuracy(path: Path, panels: Mapping[str, Mapping[str, Sequence[Curve]]], target: float) -> None:

@@ -34,9 +34,9 @@ class AdaptiveSplit(pl.Callback):
     """Asks a policy for a decision between rounds, and gives clients what it decided.
 
     The policy sees the simulated world of the run's :class:`~lightning_sfl.callbacks.EfficiencyMonitor`, which must
-    stand before this callback in the trainer's list, with the channel as it is when the decision is due; what the
-    rounds since its last decision cost; and variance, second moment and smoothness of the gradients, estimated from
-    those that the run makes anyway (:mod:`lightning_sfl.policies.moments`). The first rounds are those of the
+    stand before this callback in the trainer's list, with the channel as it is when the decision is due, or its means;
+    what the rounds since its last decision cost; and variance, second moment and smoothness of the gradients, estimated
+    from those that the run makes anyway (:mod:`lightning_sfl.policies.moments`). The first rounds are those of the
     strategy's own arguments: nothing is known of the model before a step was made. What has not been measured is taken
     to be the default of :func:`lightning_sfl.policies.statistics.assumed`; that is said once.
 
@@ -200,9 +200,8 @@ class AdaptiveSplit(pl.Callback):
         if self.csi == "instantaneous" and world.channel.varies_within_round and not self._said_stale:
             self._said_stale = True
             rank_zero_info(
-                f"{policy} decides by the channel's state at an instant, but the channel changes within a round, so"
-                " that decisions may be stale when bits are sent; AdaptiveSplit(..., csi='statistical') goes by its"
-                " mean."
+                f"{policy} sees the channel's state at an instant, but the channel changes within a round, so that"
+                " decisions may be stale when bits are sent; with AdaptiveSplit(..., csi='statistical') it sees means."
             )
 
     def _note(self, trainer: pl.Trainer, module: pl.LightningModule, seen: Observation, decision: Decision) -> None:
@@ -248,6 +247,7 @@ class AdaptiveSplit(pl.Callback):
             "gradients": self._gradients.state_dict(),
             "rounds": self._rounds.state_dict(),
             "said_assumed": self._said_assumed,
+            "said_stale": self._said_stale,
         }
 
     @override
@@ -257,6 +257,7 @@ class AdaptiveSplit(pl.Callback):
         self._gradients.load_state_dict(state_dict["gradients"])
         self._rounds.load_state_dict(state_dict["rounds"])
         self._said_assumed = state_dict["said_assumed"]
+        self._said_stale = state_dict["said_stale"]
 
 
 def _given(allocation: Allocation, client: int) -> tuple[object, ...]:

@@ -56,7 +56,7 @@ class Observation:
     Attributes:
         round: The first round that the decision is for.
         rounds: For how many rounds it is.
-        world: What things cost, with the channel as it is seen now.
+        world: What things cost, with the channel as it is seen now, or its means (``seen.CSI``).
         clients: Those who take part in these rounds, (K,). All of them are counted with in each.
         samples: What each holds, (K,); a batch is never larger.
         cut: Where each cuts now, an index into the profile's cuts, (K,).

@@ -67,8 +67,8 @@ class Trace:
 def simulate(policy: Policy, scene: Scene, rounds: int, *, every: int = 1, csi: CSI = "instantaneous") -> Trace:
     """Let a policy decide for some rounds, every so many of them.
 
-    A decision is made on the channel of its first round as it is seen then, or on its means; every round is charged on
-    the true one.
+    A decision is made on the channel of its first round as it is seen then, or, by statistical channel state
+    information (``csi``), on its means; every round is charged on the true one.
 
     Raises:
         ValueError: What is decided is not accepted.

@@ -115,13 +115,17 @@ def test_a_policy_sees_gains_of_the_instant_or_their_means():
     ("fast", "csi", "times"), [(True, "instantaneous", 1), (True, "statistical", 0), (False, "instantaneous", 0)]
 )
 def test_decisions_that_may_be_stale_are_said_to_be_once(fast, csi, times, caplog):
+    """A run that goes on knows that it was said."""
     environment = wei_chen(4, seed=0)
     if fast:
         channel = dataclasses.replace(environment.channel, fading=FastRayleigh(coherence_s=0.01))
         environment = dataclasses.replace(environment, channel=channel)
     with caplog.at_level(logging.INFO):
-        run(AdaptiveSplit(Keeps(), csi=csi), monitor=EfficiencyMonitor(environment=environment))
+        adaptive, resumed = AdaptiveSplit(Keeps(), csi=csi), AdaptiveSplit(Keeps(), csi=csi)
+        run(adaptive, monitor=EfficiencyMonitor(environment=environment))
     assert sum("may be stale when bits are sent" in record.message for record in caplog.records) == times
+    resumed.load_state_dict(adaptive.state_dict())
+    assert resumed.state_dict()["said_stale"] is (times == 1)
 
 
 @pytest.mark.parametrize("algorithm", ["splitfed_shared", "splitfed_v1", "splitfed_v2", "split_learning", "ho_sfl"])

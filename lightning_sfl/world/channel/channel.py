@@ -58,7 +58,7 @@ class Channel(Protocol):
         """Seconds that the server takes to send each client its bits, shape (K,)."""
 
     def uplink_bit_per_s(self, seen: Transmission) -> FloatArray:
-        """The uplink rate as it is seen at ``start_s``, shape (K,): what a policy decides on, which may go stale."""
+        """The uplink rate as it is seen at ``start_s``, shape (K,), which may go stale."""
 
     def downlink_bit_per_s(self, seen: Transmission) -> FloatArray:
         """The downlink rate as it is seen at ``start_s``, shape (K,)."""

@@ -31,7 +31,7 @@ class Fading(Protocol):
         """When a block ends; infinite where it does not end within a transmission."""
 
     def factor(self, direction: Direction, clients: IntArray, block: int) -> FloatArray:
-        """The factor of each client's gain in a block, shape (K,)."""
+        """The factor of each client's gain in a block, shape (K,). Its mean over time is 1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

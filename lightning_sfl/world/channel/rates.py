@@ -63,7 +63,7 @@ class RateChannel:
         return self._rate(seen, self.mean_downlink_bit_per_s, self.downlink_sigma_bit_per_s, "downlink")
 
     def on_average(self) -> "RateChannel":
-        """See :meth:`Channel.on_average`."""
+        """See :meth:`Channel.on_average`: the means that were given, though cutting off at 0 makes more of them."""
         return RateChannel(
             mean_uplink_bit_per_s=self.mean_uplink_bit_per_s, mean_downlink_bit_per_s=self.mean_downlink_bit_per_s
         )

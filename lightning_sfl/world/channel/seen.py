@@ -28,15 +28,15 @@ def check_csi(csi: str) -> None:
 
 
 def as_seen(channel: Channel, num_clients: int, *, round: int, start_s: float, csi: CSI = "instantaneous") -> Channel:
-    """The steady channel that a decision is made on, for clients from 0 on.
+    """The steady channel that a decision is made on.
 
     By instantaneous state information, a wireless channel keeps its bandwidth and powers, which can be allocated, and
-    has the gains of an instant; any other has the rates of that instant, of which one of 0 is taken for 1 bit/s. By
-    statistical one it has the means of all time.
+    has the gains of an instant; any other has the rates of that instant, of which one of 0 is taken for 1 bit/s; for
+    the first clients. By statistical information it has the means of all time, for all clients.
 
     Args:
         channel: The channel.
-        num_clients: For how many clients.
+        num_clients: How many of the clients are asked about, from 0 on.
         round: The round.
         start_s: The instant, in simulated seconds since the run's start.
         csi: What is known of it.

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transmissions import sent
 
-from lightning_sfl.world.channel.fading import BlockRayleigh, FastRayleigh
+from lightning_sfl.world.channel.fading import BlockRayleigh, FastRayleigh, Static
 from lightning_sfl.world.channel.rates import RateChannel
+from lightning_sfl.world.channel.recorded_gain import RecordedFading
 from lightning_sfl.world.channel.seen import as_seen
 from lightning_sfl.world.channel.traces import CapacityTrace, TraceChannel
 from lightning_sfl.world.channel.wireless import OwnBandwidth, WirelessChannel
@@ -68,6 +69,16 @@ def test_the_mean_is_that_of_the_gains_of_many_instants(fading):
     expected = gains(as_seen(channel, 3, round=7, start_s=3.0, csi="statistical"))
     assert mean == pytest.approx(expected, rel=0.16)
     assert expected.tolist() == [[1e-9, 2e-9, 4e-9], [4e-9, 2e-9, 1e-9]]
+
+
+def test_recorded_fading_is_the_paths_mean_on_average():
+    """Gains of .5 for 1 s and 1.25 for 2 s have the mean 1."""
+    channel = wireless(RecordedFading(time_s=np.array([0.0, 1.0, 3.0]), gain=np.array([[0.5], [1.25]])))
+    seen = as_seen(channel, 3, round=0, start_s=0.5, csi="statistical")
+    assert rates(seen, round=0, start_s=0.5) == pytest.approx(rates(wireless(Static()), round=0, start_s=0.0))
+    assert (
+        rates(as_seen(channel, 3, round=0, start_s=0.5), round=0, start_s=2.0) < rates(seen, round=0, start_s=0.5)
+    ).all()
 
 
 def test_given_rates_that_spread_have_their_means():
