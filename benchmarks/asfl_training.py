@@ -11,8 +11,9 @@ at fixed cuts. The five baselines are our choice, as the paper's are not known. 
 
 ASFL's budgets for a round: 1.5 times the delay and .3 times every client's energy of latency-only (``ASFL``), reckoned
 with layers that move apart or (``in the broadcast``) within it; and 1.0 times the delay and .5 times the energy of the
-best fixed cut (``at best fixed's``), as means over whole runs, the first round included. Joules are those of all
-clients. Every run ends when it has reached the target. A run that is in the folder already is not made again.
+best fixed cut (``at best fixed's``), as means over whole runs, the first round included, whose joules are printed by
+themselves. Joules are those of all clients. Every run ends when it has reached the target. A run that is in the folder
+already is not made again.
 
 Speeds are brought to the network's size by the FLOP of a forward pass, bandwidths by its weights, as in
 ``hasfl_training.py``, or by what the first convolution gives (``--sized-by``): a small network has far fewer weights
@@ -195,6 +196,8 @@ def print_table(place: Place, found: Mapping[str, Sequence[Curve]]) -> None:
         missed = sum(not math.isfinite(value) for value in seconds)
         print(f"{name:>24} {span(seconds):>28} {span(joule):>28} {missed:>7}")
     for ours in (name for name in found if name.startswith("ASFL")):
+        first = [curve.joule[curve.step.index(STEPS_PER_ROUND)] for curve in found[ours]]
+        print(f"    {ours}: {span(first)} J in the first round")
         for what, to in (("delay", Curve.seconds_to), ("energy", Curve.joule_to)):
             print(f"    {ours} saves of {what}, %: {_savings(found, ours, target, to)}")
 
